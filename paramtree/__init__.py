@@ -1,0 +1,63 @@
+"""Model parameters in JAX as what they are: a plain nested dict of arrays, addressed by name.
+
+The API at a glance (`import paramtree as pt`):
+
+- look up: `collect_params`, `names`, `get`
+- change: `update`, `map_params`, `rename`, `cast`, `reinit`
+- split: `partition`, `merge`, `mask`, `label_params`, `flatten`, `unflatten`
+- tie, fix: `Alias`, `tie`, `untie`, `find_tied`, `resolve`, `Fixed`, `freeze`, `unfreeze`, `trainable`
+- model: `Module`, `module`, `Scope`, `ParamSpec`, `wrap`, `bind`; layers in `nn`, initialisers in `init`
+- files: `save`, `load`
+- errors: `ParamTreeError` and those below it
+
+A *name* is a leaf's path, its keys joined with `/`. A *select* says which parameters: a regular expression of
+the whole name, a predicate `(name, leaf) -> bool`, or a list of these. *Rules* are an ordered mapping
+select -> value; the first that matches wins. Nothing about them is ever silent.
+"""
+
+from paramtree import init, nn
+from paramtree.bind import Bound, Parameter, bind
+from paramtree.checkpoint import load, save
+from paramtree.draw import ParamSpec, reinit
+from paramtree.errors import (
+    BadNameError,
+    MismatchError,
+    NoMatchError,
+    ParamTreeError,
+    RuleError,
+    SelectError,
+    TieError,
+    UnknownNameError,
+)
+from paramtree.module import Module, Scope, module, wrap
+from paramtree.nodes import Alias, Fixed, Node, resolve
+from paramtree.ties import find_tied, freeze, tie, trainable, unfreeze, untie
+from paramtree.tree import (
+    ParamDict,
+    cast,
+    collect_params,
+    flatten,
+    get,
+    label_params,
+    map_params,
+    mask,
+    merge,
+    names,
+    partition,
+    rename,
+    unflatten,
+    update,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ParamDict", "collect_params", "names", "get",
+    "update", "map_params", "rename", "cast", "reinit",
+    "partition", "merge", "mask", "label_params", "flatten", "unflatten",
+    "Node", "Alias", "tie", "untie", "find_tied", "resolve", "Fixed", "freeze", "unfreeze", "trainable",
+    "Module", "module", "Scope", "ParamSpec", "wrap", "Bound", "Parameter", "bind", "nn", "init",
+    "save", "load",
+    "ParamTreeError", "SelectError", "NoMatchError", "RuleError", "BadNameError", "UnknownNameError",
+    "MismatchError", "TieError",
+]  # fmt: skip

@@ -1,0 +1,58 @@
+"""Save a tree to a file, and load it back bit for bit, ties and constants included."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from paramtree.checkpoint import npz, safetensors
+from paramtree.checkpoint.atomic import replace_file
+from paramtree.checkpoint.layout import join_parts, split_parts
+from paramtree.errors import ParamTreeError
+
+_FORMATS = {".safetensors": safetensors, ".npz": npz}
+
+
+def save(params: dict[str, Any], file: str | os.PathLike[str], /) -> None:
+    """Save a tree to a `.safetensors` or `.npz` file.
+
+    Every array is written once, under the name where it lives; ties and fixed marks go into the file's
+    metadata. The file is written beside its place, flushed to the disk and moved there in one step, so that a
+    crash leaves either the old file or the new one.
+
+    >>> import tempfile, jax.numpy as jnp
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save({"dense0": {"bias": jnp.ones(2)}}, f"{folder}/net.safetensors")
+    ...     load(f"{folder}/net.safetensors")
+    {'dense0': {'bias': Array([1., 1.], dtype=float32)}}
+
+    Raises:
+        ParamTreeError: for a suffix that is no known format.
+        MismatchError: listing every leaf that is no array.
+        BadNameError: where the tree is not made of dicts with keys that can be names.
+    """
+    path = Path(file)
+    form = _format(path)
+    arrays, notes = split_parts(params)
+    replace_file(path, lambda place: form.write(place, arrays, notes))
+
+
+def load(file: str | os.PathLike[str], /) -> dict[str, Any]:
+    """Load a tree from a `.safetensors` or `.npz` file.
+
+    Arrays come back as JAX arrays, but for the 64-bit ones that JAX would narrow: these stay NumPy arrays.
+
+    Raises:
+        ParamTreeError: for a suffix that is no known format, or a file that is not of its format.
+        FileNotFoundError: where there is no such file.
+    """
+    path = Path(file)
+    form = _format(path)
+    if not path.exists():
+        raise FileNotFoundError(f"there is no file {str(path)!r} to load.")
+    return join_parts(*form.read(path))
+
+
+def _format(path: Path) -> Any:
+    if path.suffix not in _FORMATS:
+        raise ParamTreeError(f"{str(path)!r} is of no known format. End its name in {' or '.join(_FORMATS)}.")
+    return _FORMATS[path.suffix]

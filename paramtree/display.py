@@ -1,0 +1,82 @@
+"""How parameters look, as text and as HTML: one place, so that everything that prints them agrees."""
+
+from collections.abc import Iterable, Sequence
+from html import escape
+from typing import Any
+
+_SHOWN = 400  # lines; a longer listing is elided in its middle
+
+_STYLE = (
+    "<style>.paramtree{border-collapse:collapse;font-size:90%}"
+    ".paramtree td,.paramtree th{text-align:left;padding:.15em .8em .15em 0;border-bottom:1px solid #8884}"
+    ".paramtree td:first-child,.paramtree-text{font-family:monospace}</style>"
+)
+
+
+def shape_dtype(leaf: Any) -> str:
+    """Describe a leaf as the chapter does: its shape and dtype, or itself where it has none.
+
+    >>> import numpy as np
+    >>> shape_dtype(np.zeros((2, 3), np.float32)), shape_dtype("decay")
+    ('shape=(2, 3), dtype=float32', "'decay'")
+    """
+    if hasattr(leaf, "shape") and hasattr(leaf, "dtype"):
+        return f"shape={shape_text(leaf.shape)}, dtype={leaf.dtype}"
+    return repr(leaf)
+
+
+def shape_text(shape: Sequence[Any]) -> str:
+    """Write a shape as Python does; symbolic sizes show their names, without quotes.
+
+    >>> shape_text((256, 20)), shape_text((10,))
+    ('(256, 20)', '(10,)')
+    """
+    return f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"
+
+
+def parameter_line(name: str, leaf: Any, fixed: bool = False) -> str:
+    """Write one parameter on one line.
+
+    >>> import numpy as np
+    >>> parameter_line("dense0/bias", np.zeros(10, np.float32))
+    'Parameter dense0/bias (shape=(10,), dtype=float32)'
+    """
+    return f"{'Constant' if fixed else 'Parameter'} {name} ({shape_dtype(leaf)})"
+
+
+def elide(lines: Sequence[str]) -> list[str]:
+    """Cut the middle out of a very long listing, and say how much was cut."""
+    if len(lines) <= _SHOWN:
+        return list(lines)
+    half = _SHOWN // 2
+    return [*lines[:half], f"... {len(lines) - 2 * half:,} more ...", *lines[-half:]]
+
+
+def block_text(title: str, lines: Iterable[str]) -> str:
+    """Write lines between a title and a closing parenthesis, as the chapter prints a block.
+
+    >>> print(block_text("dense0", ["Parameter dense0/bias (shape=(10,), dtype=float32)"]))
+    dense0 (
+      Parameter dense0/bias (shape=(10,), dtype=float32)
+    )
+    """
+    return "\n".join([f"{title} (", *(f"  {line}" for line in elide(list(lines))), ")"])
+
+
+def table_html(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Build an HTML table whose every cell is escaped; a very long one is elided in its middle."""
+    body = [f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows]
+    heads = "".join(f"<th>{escape(cell)}</th>" for cell in head)
+    if len(body) > _SHOWN:
+        half = _SHOWN // 2
+        cut = f'<tr><td colspan="{len(head)}">... {len(body) - 2 * half:,} more ...</td></tr>'
+        body = [*body[:half], cut, *body[-half:]]
+    return (
+        f'{_STYLE}<table class="paramtree"><caption style="text-align:left">{escape(caption)}</caption>'
+        f"<thead><tr>{heads}</tr></thead><tbody>{''.join(body)}</tbody></table>"
+    )
+
+
+def text_html(text: str) -> str:
+    """Show text as it is, in HTML."""
+    return f'{_STYLE}<pre class="paramtree-text">{escape(text)}</pre>'

@@ -1,0 +1,273 @@
+"""Values by name: every parameter is drawn from the key folded with a hash of its own name.
+
+So adding, removing or reordering other parameters changes no value, and neither does `jit`. Parameters of
+one initialiser, shape and dtype are drawn together, in one compiled program.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from hashlib import blake2b
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from paramtree import display
+from paramtree.errors import MismatchError, ParamTreeError, raise_faults
+from paramtree.init import Initializer, Mixed, Uniform, takes_name
+from paramtree.names import flatten_named
+from paramtree.nodes import Fixed
+from paramtree.select import Rules, apply_rules, matches, parse_rules
+
+DEFAULT = Uniform(0.07)  # as in Gluon
+
+
+@dataclass(frozen=True)
+class ParamSpec:
+    """Say what a parameter will be.
+
+    Attributes:
+        shape: its sizes; a size not known yet is a symbol of `jax.export.symbolic_shape`.
+        dtype: its dtype.
+        init: the initialiser its layer names, or None for the default.
+    """
+
+    shape: tuple[Any, ...]
+    dtype: Any
+    init: Any = None
+
+    def __repr__(self) -> str:
+        named = f", {self.init!r}" if self.init is not None else ""
+        return f"ParamSpec({display.shape_text(self.shape)}, {self.dtype}{named})"
+
+
+@dataclass(frozen=True)
+class Joint:
+    """Initialise several parameters by one function of a key, as a foreign `init` does.
+
+    Attributes:
+        path: the block they lie in, whose name the key is folded with.
+        draw: key -> the values of all of them.
+    """
+
+    path: str
+    draw: Callable[[jax.Array], Sequence[Any]] = field(compare=False)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Be the initialiser of one of the parameters that a `Joint` makes: the one at `index`."""
+
+    joint: Joint
+    index: int
+
+
+def fold_name(key: jax.Array, name: str) -> jax.Array:
+    """Derive the key of one name.
+
+    >>> bool(fold_name(jax.random.key(0), "a") == fold_name(jax.random.key(0), "b"))
+    False
+    """
+    return _fold_all(key, _hashes((name,)))[0]
+
+
+@lru_cache(maxsize=64)
+def _hashes(names: tuple[str, ...]) -> np.ndarray[Any, Any]:
+    """Hash names to 64 bits each, so that even a million parameters hardly ever share a key."""
+    digests = b"".join(blake2b(name.encode(), digest_size=8).digest() for name in names)
+    return np.frombuffer(digests, "<u4").reshape(-1, 2)
+
+
+@jax.jit
+def _fold_all(key: jax.Array, hashes: jax.Array) -> jax.Array:
+    fold = jax.random.fold_in
+    return jax.vmap(lambda pair: fold(fold(key, pair[0]), pair[1]))(hashes)
+
+
+def draw(key: jax.Array, specs: Mapping[str, ParamSpec]) -> dict[str, jax.Array]:
+    """Draw values for parameters by name; each spec must name its initialiser.
+
+    Raises:
+        MismatchError: listing every initialiser that gives another shape or dtype than asked, and every
+            shape that holds an unknown size.
+        ParamTreeError: where the key is none, or something is no initialiser.
+    """
+    _check_key(key)
+    _check_known(specs)
+    _check_initialisers(specs)
+    groups: dict[Any, list[str]] = {}
+    alone: dict[str, Callable[[], Any]] = {}
+    for name, spec in specs.items():
+        if isinstance(spec.init, Initializer):
+            groups.setdefault((spec.init, spec.shape, spec.dtype), []).append(name)
+        elif isinstance(spec.init, Part):
+            groups.setdefault(spec.init.joint, []).append(name)
+        else:
+            alone[name] = partial(_call, spec, name, key)
+    drawn = {name: make() for name, make in alone.items()}
+    for group, names in groups.items():
+        drawn |= _draw_joint(group, key, names, specs) if isinstance(group, Joint) else _draw_group(group, key, names)
+    faults = [fault for name, spec in specs.items() for fault in _draw_faults(name, spec, drawn[name])]
+    raise_faults(MismatchError, "these initialisers did not give what was asked:", faults)
+    return {name: jnp.asarray(drawn[name]) for name in specs}
+
+
+def _draw_group(group: tuple[Initializer, Any, Any], key: jax.Array, names: Sequence[str]) -> dict[str, jax.Array]:
+    values = _draw_many(*group, _fold_all(key, _hashes(tuple(names))))
+    return {name: _take(values, index) for index, name in enumerate(names)}
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _draw_many(initialiser: Initializer, shape: tuple[int, ...], dtype: Any, keys: jax.Array) -> jax.Array:
+    return jax.vmap(lambda key: initialiser(key, shape, dtype))(keys)
+
+
+@jax.jit
+def _take(values: jax.Array, index: int) -> jax.Array:
+    # one compiled slice for each shape: slicing a large group inside one program compiles for seconds
+    return jax.lax.dynamic_index_in_dim(values, index, keepdims=False)
+
+
+def _draw_joint(
+    joint: Joint, key: jax.Array, names: Sequence[str], specs: Mapping[str, ParamSpec]
+) -> dict[str, jax.Array]:
+    values = joint.draw(fold_name(key, joint.path))
+    return {name: values[specs[name].init.index] for name in names}
+
+
+def _call(spec: ParamSpec, name: str, key: jax.Array) -> Any:
+    named = {"name": name} if takes_name(spec.init) else {}
+    return spec.init(fold_name(key, name), spec.shape, spec.dtype, **named)
+
+
+def _check_key(key: Any) -> None:
+    is_key = isinstance(key, jax.Array) and (
+        jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or (key.dtype == jnp.uint32 and key.ndim == 1)
+    )
+    if not is_key or (jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.ndim):
+        raise ParamTreeError(f"the first argument is one random key, such as jax.random.key(0), and not {key!r}.")
+
+
+def _check_known(specs: Mapping[str, ParamSpec]) -> None:
+    faults: list[str] = []
+    for name, spec in specs.items():
+        unknown = [str(size) for size in spec.shape if not isinstance(size, int)]
+        if unknown:
+            faults.append(f"{name} has shape {display.shape_text(spec.shape)}, and {', '.join(unknown)} is not known")
+    raise_faults(MismatchError, "init: pass an input with these sizes as numbers:", faults)
+
+
+def _check_initialisers(specs: Mapping[str, ParamSpec]) -> None:
+    faults = [
+        f"{name}: {spec.init!r} of type {type(spec.init).__name__} is not one; pass a callable (key, shape, dtype) "
+        "-> array, such as paramtree.init.Constant(0.5)"
+        for name, spec in specs.items()
+        if not (callable(spec.init) or isinstance(spec.init, Part)) or isinstance(spec.init, type)
+    ]
+    raise_faults(ParamTreeError, "these are no initialisers:", faults)
+
+
+def _draw_faults(name: str, spec: ParamSpec, value: Any) -> list[str]:
+    label = getattr(spec.init, "__name__", repr(spec.init))
+    if not isinstance(value, jax.Array | np.ndarray | np.generic):
+        return [f"{name}: {label} gave {value!r} of type {type(value).__name__}, not an array"]
+    faults: list[str] = []
+    if value.shape != spec.shape:
+        asked, given = display.shape_text(spec.shape), display.shape_text(value.shape)
+        faults.append(f"{name}: {label} was asked for shape {asked}, and gave {given}")
+    if value.dtype != spec.dtype:
+        faults.append(f"{name}: {label} was asked for dtype {spec.dtype}, and gave {value.dtype}")
+    return faults
+
+
+# from a tree of specs to a tree of values
+
+
+def are_rules(init: Any) -> bool:
+    """Tell whether an `init=` argument is rules, rather than one initialiser."""
+    return isinstance(init, Mapping) or (isinstance(init, Iterable) and not isinstance(init, str))
+
+
+def choose(init: Any, name: str, spec: ParamSpec, fixed: bool) -> Any:
+    """Give the initialiser of one parameter: an explicit rule, else its layer's own, else the default."""
+    if are_rules(init):
+        for rule in parse_rules(init):
+            if rule.select == name or (not fixed and matches(rule.select, name, spec)):
+                return rule.value
+        init = None
+    return spec.init or init or DEFAULT
+
+
+def materialize(key: jax.Array, specs: Any, init: Any = None) -> Any:
+    """Turn a tree of specs into a tree of values.
+
+    Args:
+        key: the random key; each parameter draws from it folded with its own name.
+        specs: the tree.
+        init: an initialiser for every parameter whose layer names none; or rules, which come first.
+
+    Raises:
+        RuleError: listing every rule that hits nothing or is shadowed.
+        MismatchError: where an initialiser does not give what was asked, or a size is unknown.
+    """
+    leaves, structure = flatten_named(specs)
+    if are_rules(init):
+        explicit = apply_rules(specs, init, default=None, spelled_out=_is_fixed)[2]
+    elif isinstance(init, Mixed):
+        explicit = _mixed(specs, init)
+    else:
+        explicit = [None] * len(leaves)
+    fallback = init if init is not None and not are_rules(init) else DEFAULT
+    chosen: dict[str, ParamSpec] = {}
+    for name, index, given in zip(structure.names, structure.indices, explicit, strict=True):
+        spec = leaves[index]
+        own = fallback if spec.init is None else spec.init
+        chosen[name] = ParamSpec(spec.shape, spec.dtype, own if given is None else given)
+    drawn = draw(key, chosen)
+    for name, index in zip(structure.names, structure.indices, strict=True):
+        leaves[index] = drawn[name]
+    return structure.treedef.unflatten(leaves)
+
+
+def _is_fixed(name: str, leaf: Any) -> bool:
+    del name
+    return isinstance(leaf, Fixed)
+
+
+def _mixed(specs: Any, init: Mixed) -> list[Any]:
+    """Check a mixture as rules: over the parameters whose layer names no initialiser, it must cover each."""
+    leaves, structure = flatten_named(specs)
+    named = zip(structure.names, structure.indices, strict=True)
+    unnamed = {name: leaves[index] for name, index in named if leaves[index].init is None}
+    _, covered, values = apply_rules(unnamed, init.rules)
+    by_name = dict(zip(covered.names, values, strict=True))
+    return [by_name.get(name) for name in structure.names]
+
+
+def reinit(key: jax.Array, params: Any, rules: Rules, /) -> Any:
+    """Return the tree with some parameters drawn anew by rules, select -> initialiser; the rest stays.
+
+    A constant or running statistic is drawn anew only by a rule that spells out its whole name.
+
+    >>> params = {"dense0": {"weight": jnp.zeros((2, 3)), "bias": jnp.zeros(2)}}
+    >>> from paramtree.init import Constant
+    >>> reinit(jax.random.key(0), params, {".*bias": Constant(1.0)})["dense0"]["bias"]
+    Array([1., 1.], dtype=float32)
+
+    Raises:
+        RuleError: listing every rule that hits nothing or is shadowed.
+        MismatchError: where an initialiser does not give what was asked.
+        ParamTreeError: where the key is none, or something is no initialiser.
+    """
+    leaves, structure, values = apply_rules(params, rules, default=None, spelled_out=_is_fixed)
+    where = dict(zip(structure.names, structure.indices, strict=True))
+    specs = {
+        name: ParamSpec(tuple(leaves[where[name]].shape), leaves[where[name]].dtype, value)
+        for name, value in zip(structure.names, values, strict=True)
+        if value is not None
+    }
+    for name, value in draw(key, specs).items():
+        leaves[where[name]] = value
+    return structure.treedef.unflatten(leaves)

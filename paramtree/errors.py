@@ -1,0 +1,87 @@
+"""Every error of the package, and the two helpers that give their texts one form.
+
+A message says what was asked, where (the name), what was found and what to do. All faults of one call
+are gathered and raised once.
+"""
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+_SEARCHED = 10_000  # a longer list of candidates is cut, so that an error never takes seconds
+
+
+class ParamTreeError(ValueError):
+    """Tell what was asked of a parameter tree, where, what was found and what to do."""
+
+
+class SelectError(ParamTreeError):
+    """Report a select that is not one: a bad regular expression, or a value of another type."""
+
+
+class NoMatchError(SelectError):
+    """Report a select that hits no parameter."""
+
+
+class RuleError(SelectError):
+    """Report every fault of a set of rules: unused, shadowed, and parameters left uncovered."""
+
+
+class BadNameError(ParamTreeError):
+    """Report keys that cannot be names, and names that stand for two things."""
+
+
+class UnknownNameError(ParamTreeError):
+    """Report names that the tree does not hold."""
+
+
+class MismatchError(ParamTreeError):
+    """Report values whose shape, dtype or kind is not the one needed."""
+
+
+class TieError(ParamTreeError):
+    """Report ties that lead nowhere, in a circle, or to something of another shape."""
+
+
+def nearest(word: str, candidates: Iterable[str], count: int = 3) -> list[str]:
+    """List the candidates most like `word`, best first, whatever their case.
+
+    >>> nearest("rleu", ["relu", "tanh", "gelu"])
+    ['relu']
+    """
+    by_lower: dict[str, str] = {}
+    for candidate in candidates:
+        by_lower.setdefault(candidate.lower(), candidate)
+        if len(by_lower) == _SEARCHED:
+            break
+    return [by_lower[found] for found in difflib.get_close_matches(word.lower(), by_lower, count, 0.6)]
+
+
+def did_you_mean(word: str, candidates: Iterable[str]) -> str:
+    """Phrase the nearest candidates as a question, or as nothing where none is near.
+
+    >>> did_you_mean("rleu", ["tanh", "relu"])
+    ' Did you mean relu?'
+    """
+    found = nearest(word, candidates)
+    return f" Did you mean {' or '.join(found)}?" if found else ""
+
+
+def listing(items: Sequence[str], limit: int = 10) -> str:
+    """Join items with commas, eliding the middle of a long list.
+
+    >>> listing(["a", "b", "c", "d"], limit=3)
+    'a, b, ... (4 in all)'
+    """
+    if len(items) <= limit:
+        return ", ".join(items)
+    return f"{', '.join(items[: limit - 1])}, ... ({len(items)} in all)"
+
+
+def raise_faults(kind: type[ParamTreeError], headline: str, faults: Sequence[str]) -> None:
+    """Raise one error that lists every fault; with no fault, do nothing.
+
+    Raises:
+        ParamTreeError: of the given kind, when there is a fault.
+    """
+    if faults:
+        raise kind("\n".join([headline, *(f"  {fault}" for fault in faults)]))

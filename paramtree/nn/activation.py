@@ -1,0 +1,74 @@
+"""Activation functions, by name."""
+
+from collections.abc import Callable
+
+import jax
+
+from paramtree.errors import ParamTreeError, did_you_mean
+from paramtree.module import Module, Scope
+
+Function = Callable[[jax.Array], jax.Array]
+
+_FUNCTIONS: dict[str, Function] = {
+    "relu": jax.nn.relu,
+    "sigmoid": jax.nn.sigmoid,
+    "tanh": jax.numpy.tanh,
+    "softrelu": jax.nn.softplus,  # Gluon's name
+    "softplus": jax.nn.softplus,
+    "softsign": jax.nn.soft_sign,
+    "leaky_relu": jax.nn.leaky_relu,
+    "elu": jax.nn.elu,
+    "selu": jax.nn.selu,
+    "gelu": jax.nn.gelu,
+    "silu": jax.nn.silu,
+    "swish": jax.nn.silu,
+    "log_softmax": jax.nn.log_softmax,
+    "softmax": jax.nn.softmax,
+}
+
+
+def activation_function(activation: str | Function | None) -> Function:
+    """Give the function an activation names; None is the identity.
+
+    Raises:
+        ParamTreeError: for a name that is none of these, with the nearest.
+    """
+    if activation is None:
+        return lambda x: x
+    if callable(activation):
+        return activation
+    if activation not in _FUNCTIONS:
+        near = did_you_mean(str(activation), _FUNCTIONS)
+        raise ParamTreeError(
+            f"activation {activation!r} is not known.{near} Pass a function, or one of {', '.join(sorted(_FUNCTIONS))}."
+        )
+    return _FUNCTIONS[activation]
+
+
+def activation_text(activation: str | Function | None) -> str:
+    """Name an activation as layers print it.
+
+    >>> activation_text("relu"), activation_text(None), activation_text(jax.nn.gelu)
+    ('relu', 'linear', 'gelu')
+    """
+    if activation is None or isinstance(activation, str):
+        return activation or "linear"
+    return getattr(activation, "__name__", repr(activation))
+
+
+def Activation(activation: str | Function, *, name: str | None = None) -> Module:
+    """Apply a function to every element: (...) -> (...).
+
+    >>> Activation("relu").apply({}, jax.numpy.array([-1.0, 2.0]))
+    Array([0., 2.], dtype=float32)
+
+    Raises:
+        ParamTreeError: for a name that is not known, at construction.
+    """
+    function = activation_function(activation)
+
+    def call(scope: Scope, x: jax.Array) -> jax.Array:
+        del scope
+        return function(x)
+
+    return Module(call, "Activation", name, describe=lambda own: f"Activation({activation_text(activation)})")

@@ -1,0 +1,102 @@
+"""Layers that multiply by a matrix, or look rows of one up."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from paramtree.errors import MismatchError, ParamTreeError
+from paramtree.init import Zeros
+from paramtree.module import Module, Scope
+from paramtree.nn.activation import Function, activation_function, activation_text
+
+
+def Dense(
+    units: int,
+    activation: str | Function | None = None,
+    *,
+    use_bias: bool = True,
+    weight_init: Any = None,
+    bias_init: Any = Zeros(),
+    name: str | None = None,
+    params: Module | None = None,
+) -> Module:
+    """Compute `activation(x @ weight.T + bias)` over the last axis: (..., in) -> (..., units).
+
+    Parameters: `weight` (units, in), `bias` (units,).
+
+    Args:
+        units: the size of the output's last axis.
+        activation: a name, a function, or None for a linear layer.
+        use_bias: whether to add a bias.
+        weight_init: the weight's initialiser; with none it gets the one given to `net.init`.
+        bias_init: the bias's initialiser.
+        name: its key in the parent.
+        params: a layer whose parameters this one shares.
+
+    >>> from paramtree.tree import names
+    >>> net = Dense(3, activation="relu")
+    >>> params = net.init(jax.random.key(0), jnp.ones((2, 4)))
+    >>> names(params), net.apply(params, jnp.ones((2, 4))).shape
+    (['weight', 'bias'], (2, 3))
+
+    Raises:
+        ParamTreeError: for units below 1, or an unknown activation.
+    """
+    _check_size("Dense", "units", units)
+    function = activation_function(activation)
+
+    def call(scope: Scope, x: jax.Array) -> jax.Array:
+        x = jnp.asarray(x)
+        if x.ndim == 0:
+            raise MismatchError(f"{scope.called()} needs an input with at least one axis, the features.")
+        weight = scope.param("weight", (units, x.shape[-1]), weight_init)
+        y = x @ weight.T
+        if use_bias:
+            bias = scope.param("bias", (units,), bias_init)
+            y = y + jnp.expand_dims(bias, range(y.ndim - 1))  # explicit, for those who forbid rank promotion
+        return function(y)
+
+    def describe(own: Any) -> str:
+        inputs = f"{own['weight'].shape[1]} -> " if own else ""
+        return f"Dense({inputs}{units}, {activation_text(activation)})"
+
+    return Module(call, "Dense", name, params, describe=describe)
+
+
+def Embedding(
+    vocabulary: int,
+    features: int,
+    *,
+    weight_init: Any = None,
+    name: str | None = None,
+    params: Module | None = None,
+) -> Module:
+    """Look rows of a table up by integer: (...) -> (..., features).
+
+    Parameters: `weight` (vocabulary, features). An id outside of the vocabulary gives a row of NaN, so that
+    it is seen.
+
+    >>> net = Embedding(10, 4)
+    >>> params = net.init(jax.random.key(0), "int32[batch, time]")
+    >>> net.apply(params, jnp.array([[1, 2, 3]])).shape
+    (1, 3, 4)
+
+    Raises:
+        ParamTreeError: for sizes below 1.
+    """
+    _check_size("Embedding", "vocabulary", vocabulary)
+    _check_size("Embedding", "features", features)
+
+    def call(scope: Scope, ids: jax.Array) -> jax.Array:
+        ids = jnp.asarray(ids)
+        if not jnp.issubdtype(ids.dtype, jnp.integer):
+            raise MismatchError(f"{scope.called()} needs integer ids. Convert them with .astype(int).")
+        return jnp.take(scope.param("weight", (vocabulary, features), weight_init), ids, axis=0, mode="fill")
+
+    return Module(call, "Embedding", name, params, describe=lambda own: f"Embedding({vocabulary} -> {features})")
+
+
+def _check_size(layer: str, what: str, size: Any) -> None:
+    if not isinstance(size, int) or size < 1:
+        raise ParamTreeError(f"{layer} needs {what} to be an integer of at least 1, and got {size!r}.")

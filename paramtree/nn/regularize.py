@@ -1,0 +1,33 @@
+"""Layers that only act in training."""
+
+import jax
+import jax.numpy as jnp
+
+from paramtree.errors import ParamTreeError
+from paramtree.module import Module, Scope
+
+
+def Dropout(rate: float, *, name: str | None = None) -> Module:
+    """Drop each element with probability `rate` in training, and scale the others by 1 / (1 - rate).
+
+    (...) -> (...). Outside of training it is the identity. Each use in a net draws of its own.
+
+    >>> Dropout(0.5).apply({}, jnp.ones(4), train=True, key=jax.random.key(0)).sum() in (0, 2, 4, 6, 8)
+    True
+
+    Source: Srivastava et al. 2014, Dropout: a simple way to prevent neural networks from overfitting.
+
+    Raises:
+        ParamTreeError: for a rate outside of [0, 1), at construction; in training without a key.
+    """
+    if not 0 <= rate < 1:
+        raise ParamTreeError(f"Dropout needs a rate in [0, 1), the share that is dropped, and got {rate!r}.")
+
+    def call(scope: Scope, x: jax.Array) -> jax.Array:
+        x = jnp.asarray(x)
+        if not scope.train or rate == 0:
+            return x
+        kept = jax.random.bernoulli(scope.key(), 1 - rate, x.shape)
+        return jnp.where(kept, x / (1 - rate), jnp.zeros_like(x))
+
+    return Module(call, "Dropout", name, describe=lambda own: f"Dropout({rate})")

@@ -1,0 +1,532 @@
+"""The verbs: look parameters up, change them, split a tree and put it together.
+
+All are pure functions; the tree comes first. What depends on the structure alone is worked out once per
+structure, on a tree of integers (`names.Plan`), and kept in bounded caches.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from paramtree import display
+from paramtree.errors import (
+    BadNameError,
+    MismatchError,
+    RuleError,
+    UnknownNameError,
+    did_you_mean,
+    listing,
+    raise_faults,
+)
+from paramtree.names import (
+    Plan,
+    Structure,
+    key_fault,
+    flatten_named,
+    index_tree,
+    is_under,
+    join,
+    natural_name_key,
+    nest,
+    picker,
+    structure_of,
+)
+from paramtree.nodes import Alias, Fixed, gather_aliases, is_node, resolve, spread_aliases, tied_names
+from paramtree.select import REQUIRED, Rule, Rules, Select, apply_rules, apply_select, describe_select, parse_rules
+
+
+class ParamDict(dict[str, Any]):
+    """Parameters by name, in natural order: a dict, a pytree, and what the chapter prints.
+
+    Made by `collect_params`. It shows tied places and constants too, when it comes from a tree that has
+    them; these notes are for the eye, and do not pass through `jit` or `jax.tree.map`.
+
+    >>> collect_params({"dense0": {"weight": jnp.ones((2, 3)), "bias": jnp.ones(2)}})
+    dense0 (
+      Parameter dense0/weight (shape=(2, 3), dtype=float32)
+      Parameter dense0/bias (shape=(2,), dtype=float32)
+    )
+    """
+
+    title: str = ""
+    fixed: frozenset[str] = frozenset()
+    tied: Mapping[str, str] = {}
+
+    def __repr__(self) -> str:
+        return display.block_text(self._title(), [line for _, line in sorted(self._lines())])
+
+    def _title(self) -> str:
+        if self.title:
+            return self.title
+        blocks = {name.rpartition("/")[0] for name in self}
+        return (blocks.pop() if len(blocks) == 1 else "") or "params"
+
+    def _lines(self) -> Iterator[tuple[Any, str]]:
+        for name, leaf in self.items():
+            yield natural_name_key(name), display.parameter_line(name, leaf, name in self.fixed)
+        for place, target in self.tied.items():
+            yield natural_name_key(place), f"{place} -> {target}"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (name, *_shape_and_dtype(leaf), "constant" if name in self.fixed else "")
+            for name, leaf in self.items()
+        ]
+        rows += [(place, "", "", f"tied to {target}") for place, target in self.tied.items()]
+        rows.sort(key=lambda row: natural_name_key(row[0]))
+        return display.table_html(self._title(), ("name", "shape", "dtype", ""), rows)
+
+
+jax.tree_util.register_pytree_with_keys(
+    ParamDict,
+    lambda found: (tuple((jax.tree_util.DictKey(name), leaf) for name, leaf in found.items()), tuple(found)),
+    lambda names, leaves: ParamDict(zip(names, leaves, strict=True)),
+    lambda found: (tuple(found.values()), tuple(found)),
+)
+
+
+def _shape_and_dtype(leaf: Any) -> tuple[str, str]:
+    if hasattr(leaf, "shape") and hasattr(leaf, "dtype"):
+        return display.shape_text(leaf.shape), str(leaf.dtype)
+    return "", repr(leaf)
+
+
+# look up
+
+
+def collect_params(params: Any, /, select: Select | None = None, *, allow_empty: bool = False) -> ParamDict:
+    """Collect parameters, flat, by name, in natural order.
+
+    The result is a pytree, so a part of a tree is trained by
+    `grad(lambda part: loss(update(params, part)))(collect_params(params, select))`.
+
+    Args:
+        params: any tree of parameters.
+        select: which ones; all, if left out. A tied parameter is seen once, where it lives.
+        allow_empty: return an empty dict where the select hits nothing.
+
+    >>> params = {"dense0": {"weight": jnp.ones((2, 3)), "bias": jnp.ones(2)}}
+    >>> list(collect_params(params, ".*bias"))
+    ['dense0/bias']
+
+    Raises:
+        NoMatchError: where the select hits nothing, with the names that are near.
+        SelectError: where it is no select.
+    """
+    found = apply_select(params, select, allow_empty)
+    names, pick = _chosen(found.structure, found.places)
+    collected = ParamDict(zip(names, pick(found.leaves), strict=True))
+    collected.fixed, collected.tied = _notes(found.structure, select is None)
+    return collected
+
+
+@lru_cache(maxsize=256)
+def _chosen(structure: Structure, places: tuple[int, ...]) -> tuple[tuple[str, ...], Callable[..., Any]]:
+    pick = picker(places)
+    return pick(structure.names), picker(pick(structure.indices))
+
+
+@lru_cache(maxsize=256)
+def _notes(structure: Structure, whole: bool) -> tuple[frozenset[str], Mapping[str, str]]:
+    tied = {place: str(node) for place, node in structure.leafless.items() if isinstance(node, Alias)}
+    return fixed_names(structure), tied if whole else {}
+
+
+@lru_cache(maxsize=256)
+def fixed_names(structure: Structure) -> frozenset[str]:
+    """Collect the names of all leaves of a structure that are held fixed."""
+    held = jax.tree.leaves(index_tree(structure.treedef), is_leaf=lambda node: isinstance(node, Fixed))
+    fixed = {node.value for node in held if isinstance(node, Fixed)}
+    named = zip(structure.names, structure.indices, strict=True)
+    return frozenset(name for name, index in named if index in fixed)
+
+
+def names(params: Any, /) -> list[str]:
+    """List the names of all parameters, in natural order; a tied one once, where it lives.
+
+    >>> names({"layer10": {"bias": 0.0}, "layer2": {"bias": 0.0, "weight": 0.0}})
+    ['layer2/weight', 'layer2/bias', 'layer10/bias']
+    """
+    return list(structure_of(params).names)
+
+
+def get(params: Any, name: str, /) -> Any:
+    """Get one parameter by its name; a tied place gives the parameter that it shares.
+
+    >>> get({"dense0": {"bias": 0.5}, "dense1": Alias("dense0")}, "dense1/bias")
+    0.5
+
+    Raises:
+        UnknownNameError: where no parameter has the name, with the names that are near.
+    """
+    leaves, structure = flatten_named(params)
+    if name in structure.position:
+        return leaves[structure.indices[structure.position[name]]]
+    if name in tied_names(structure):
+        return flat_leaves(resolve(params))[name]
+    raise UnknownNameError(_unknown_text(structure, name))
+
+
+def flat_leaves(params: Any, /) -> dict[str, Any]:
+    """Map names to leaves, in natural order, as a plain dict."""
+    leaves, structure = flatten_named(params)
+    return {name: leaves[index] for name, index in zip(structure.names, structure.indices, strict=True)}
+
+
+def _unknown_text(structure: Structure, name: str) -> str:
+    inside = [each for each in structure.names if is_under(each, name)]
+    if inside:
+        return f"{name!r} is a block, not a parameter. It holds {listing(inside, 6)}."
+    if name in tied_names(structure):
+        return f"{name!r} is tied to {tied_names(structure)[name]!r}. Change the parameter where it lives."
+    near = did_you_mean(name, structure.names)
+    return f"{name!r} is not in the tree.{near or f' The names are {listing(structure.names, 6)}.'}"
+
+
+# change
+
+
+def update(params: Any, values: Mapping[str, Any], /) -> Any:
+    """Return the tree with some parameters replaced, each by an array or by a function of its old value.
+
+    >>> params = {"dense0": {"weight": jnp.ones((2, 3)), "bias": jnp.zeros(2)}}
+    >>> params = update(params, {"dense0/bias": jnp.ones(2), "dense0/weight": lambda old: 2 * old})
+    >>> params["dense0"]["bias"], params["dense0"]["weight"][0, 0]
+    (Array([1., 1.], dtype=float32), Array(2., dtype=float32))
+
+    Raises:
+        UnknownNameError: listing every name that is not in the tree.
+        MismatchError: listing every value of another shape or dtype, and every one that is no array.
+    """
+    leaves, structure = flatten_named(params)
+    unknown = [_unknown_text(structure, name) for name in values if name not in structure.position]
+    raise_faults(UnknownNameError, "update: these names cannot be replaced:", unknown)
+    faults: list[str] = []
+    for name, value in values.items():
+        index = structure.indices[structure.position[name]]
+        new = value(leaves[index]) if callable(value) else value
+        faults += value_faults(name, leaves[index], new)
+        leaves[index] = new
+    raise_faults(MismatchError, "update: these values do not fit:", faults)
+    return structure.treedef.unflatten(leaves)
+
+
+def value_faults(name: str, old: Any, new: Any) -> list[str]:
+    """Say how a new value does not fit where an old one stands; an empty list where it does.
+
+    >>> value_faults("dense0/bias", np.zeros(2, np.float32), np.zeros(3, np.float32))
+    ['dense0/bias needs shape (2,), and got (3,)']
+    """
+    if not is_array_like(old):
+        return []  # labels, masks and shardings have no shape to keep
+    if not is_array_like(new):
+        return [f"{name} needs an array of {display.shape_dtype(old)}, and got {new!r} of type {type(new).__name__}"]
+    faults: list[str] = []
+    if tuple(old.shape) != tuple(new.shape):
+        faults.append(f"{name} needs shape {display.shape_text(old.shape)}, and got {display.shape_text(new.shape)}")
+    if old.dtype != new.dtype:
+        faults.append(f"{name} needs dtype {old.dtype}, and got {new.dtype}; convert it, or pt.cast the tree first")
+    return faults
+
+
+def is_array_like(leaf: Any) -> bool:
+    """Tell whether a leaf is an array or says what array it stands for."""
+    return hasattr(leaf, "shape") and hasattr(leaf, "dtype")
+
+
+def map_params(
+    fn: Callable[[str, Any], Any], params: Any, /, select: Select | None = None, *, allow_empty: bool = False
+) -> Any:
+    """Return the tree with `fn(name, leaf)` in place of every parameter that the select hits.
+
+    >>> map_params(lambda name, leaf: -leaf, {"a": {"w": 1.0, "b": 2.0}}, ".*b")
+    {'a': {'b': -2.0, 'w': 1.0}}
+
+    Raises:
+        NoMatchError: where the select hits nothing, unless `allow_empty`.
+    """
+    found = apply_select(params, select, allow_empty)
+    leaves = list(found.leaves)
+    for place in found.places:
+        index = found.structure.indices[place]
+        leaves[index] = fn(found.structure.names[place], leaves[index])
+    return found.structure.treedef.unflatten(leaves)
+
+
+def by_rules(params: Any, rules: Rules, change: Callable[[str, Any, Any], Any]) -> Any:
+    """Return the tree with `change(name, leaf, value)` where a rule hits; the rest stays as it is."""
+    leaves, structure, values = apply_rules(params, rules, default=_KEEP)
+    for name, index, value in zip(structure.names, structure.indices, values, strict=True):
+        if value is not _KEEP:
+            leaves[index] = change(name, leaves[index], value)
+    return structure.treedef.unflatten(leaves)
+
+
+_KEEP: Any = object()
+
+
+def cast(params: Any, rules: Rules, /) -> Any:
+    """Return the tree with dtypes changed by rules, select -> dtype; what no rule hits keeps its own.
+
+    Abstract leaves (`jax.ShapeDtypeStruct`) are cast too.
+
+    >>> params = {"dense0": {"weight": jnp.ones(2)}, "norm0": {"gamma": jnp.ones(2)}}
+    >>> cast(params, {"norm.*": "float32", ".*": "bfloat16"})["dense0"]["weight"].dtype
+    dtype(bfloat16)
+
+    Raises:
+        RuleError: listing every rule that hits nothing or is shadowed.
+        MismatchError: listing all that would turn from an integer to a float or back, all that is no array,
+            and every 64-bit dtype that JAX would narrow.
+    """
+    faults: list[str] = []
+
+    def change(name: str, leaf: Any, dtype: Any) -> Any:
+        fault = _cast_fault(name, leaf, jnp.dtype(dtype))
+        if fault:
+            faults.append(fault)
+            return leaf
+        if isinstance(leaf, jax.ShapeDtypeStruct):
+            return jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=leaf.sharding)
+        return leaf.astype(dtype)
+
+    changed = by_rules(params, rules, change)
+    raise_faults(MismatchError, "cast: these parameters cannot be cast:", faults)
+    return changed
+
+
+def _cast_fault(name: str, leaf: Any, dtype: Any) -> str:
+    if not is_array_like(leaf):
+        return f"{name} is {leaf!r} of type {type(leaf).__name__}, not an array"
+    if not isinstance(leaf, np.ndarray) and jax.dtypes.canonicalize_dtype(dtype) != dtype:
+        return f"{name} would not become {dtype} but {jax.dtypes.canonicalize_dtype(dtype)}; set jax_enable_x64 first"
+    if jnp.issubdtype(leaf.dtype, jnp.inexact) != jnp.issubdtype(dtype, jnp.inexact):
+        return f"{name} is {leaf.dtype}, and {dtype} is of another kind; select floating parameters only, or map_params it"
+    return ""
+
+
+# split
+
+
+def mask(params: Any, select: Select, /, *, allow_empty: bool = False) -> Any:
+    """Return a tree of the same structure with True where the select hits, and False elsewhere.
+
+    >>> mask({"a": {"w": 1.0, "b": 2.0}}, ".*w")
+    {'a': {'b': False, 'w': True}}
+
+    Raises:
+        NoMatchError: where the select hits nothing, unless `allow_empty`.
+    """
+    found = apply_select(params, select, allow_empty)
+    hit = [False] * len(found.leaves)
+    for place in found.places:
+        hit[found.structure.indices[place]] = True
+    return found.structure.treedef.unflatten(hit)
+
+
+def label_params(params: Any, rules: Rules, /, default: Any = REQUIRED) -> Any:
+    """Return a tree of the same structure with the value of the first rule that hits each parameter.
+
+    What `optax.partition` takes as its labels.
+
+    >>> label_params({"a": {"w": 1.0, "b": 2.0}}, {".*b": "no_decay", ".*": "decay"})
+    {'a': {'b': 'no_decay', 'w': 'decay'}}
+
+    Raises:
+        RuleError: listing every rule that hits nothing or is shadowed, and what no rule covers.
+    """
+    leaves, structure, values = apply_rules(params, rules, default=default)
+    for index, value in zip(structure.indices, values, strict=True):
+        leaves[index] = value
+    return structure.treedef.unflatten(leaves)
+
+
+def flatten(params: dict[str, Any], /) -> dict[str, Any]:
+    """Flatten nested dicts to one plain dict: name -> leaf, node or empty dict, in natural order.
+
+    Unlike `collect_params` it keeps nodes whole, so that `unflatten` can build the same tree again.
+
+    >>> flatten({"shared": {"weight": 1.0}, "dense1": Alias("shared")})
+    {'dense1': Alias(target='shared', transpose=False), 'shared/weight': 1.0}
+
+    Raises:
+        BadNameError: listing every key that is not a non-empty string without `/`.
+        MismatchError: where something other than a dict holds parameters.
+    """
+    flat: dict[str, Any] = {}
+    faults: list[str] = []
+    _flatten_into(flat, params, "", faults)
+    raise_faults(BadNameError, "these keys cannot be names:", faults)
+    return dict(sorted(flat.items(), key=lambda item: natural_name_key(item[0])))
+
+
+def _flatten_into(flat: dict[str, Any], node: Any, name: str, faults: list[str]) -> None:
+    if isinstance(node, dict) and (node or not name):
+        for key, child in node.items():
+            fault = key_fault(key)
+            if fault:
+                faults.append(f"the key {key!r}{f' in {name!r}' if name else ''} {fault}")
+            else:
+                _flatten_into(flat, child, join(name, key), faults)
+    elif is_node(node) or isinstance(node, dict) or _is_leaf(node):
+        flat[name] = node
+    else:
+        faults.append(
+            f"{name or 'the tree'} is a {type(node).__name__}; this verb builds nested dicts, and takes them only"
+        )
+
+
+def _is_leaf(node: Any) -> bool:
+    return jax.tree_util.all_leaves([node])
+
+
+def unflatten(flat: Mapping[str, Any], /) -> dict[str, Any]:
+    """Build nested dicts from name -> leaf, node or empty dict: the inverse of `flatten`.
+
+    >>> unflatten({"dense0/weight": 1.0, "dense0/bias": 2.0})
+    {'dense0': {'weight': 1.0, 'bias': 2.0}}
+
+    Raises:
+        BadNameError: listing every name with an empty key, and every name that is also a block.
+    """
+    return nest(dict(flat))
+
+
+def partition(
+    params: dict[str, Any], select: Select, /, *, allow_empty: bool = False
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Split a tree into (selected, rest), two pruned nested dicts that `merge` puts together again.
+
+    An alias goes with the parameters it shares where all of them are selected, and with the rest otherwise.
+
+    >>> partition({"a": {"w": 1.0, "b": 2.0}, "c": {"w": 3.0}}, ".*w")
+    ({'a': {'w': 1.0}, 'c': {'w': 3.0}}, {'a': {'b': 2.0}})
+
+    Raises:
+        NoMatchError: where the select hits nothing, unless `allow_empty`.
+        BadNameError: where the tree is not made of dicts with keys that can be names.
+        MismatchError: where the select would split a node that has several leaves.
+    """
+    found = apply_select(params, select, allow_empty)
+    selected, rest = _partition_plans(found.structure, found.places)
+    return selected.build(found.leaves), rest.build(found.leaves)
+
+
+@lru_cache(maxsize=256)
+def _partition_plans(structure: Structure, places: tuple[int, ...]) -> tuple[Plan, Plan]:
+    chosen = {structure.indices[place] for place in places}
+    chosen_names = {structure.names[place] for place in places}
+    sources = tied_names(structure)
+    sides: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
+    faults: list[str] = []
+    for name, value in flatten(index_tree(structure.treedef)).items():
+        below = jax.tree.leaves(value)
+        if isinstance(value, Alias):
+            shared = [source for place, source in sources.items() if is_under(place, name)]
+            taken = bool(shared) and chosen_names.issuperset(shared)
+        else:
+            taken = bool(below) and chosen.issuperset(below)
+            if not taken and not chosen.isdisjoint(below):
+                faults.append(f"{name} is one {type(value).__name__}; select all of it, or none")
+        sides[not taken][name] = value
+    raise_faults(MismatchError, "partition: a node cannot be split:", faults)
+    return Plan.of(nest(sides[0])), Plan.of(nest(sides[1]))
+
+
+def merge(*trees: dict[str, Any]) -> dict[str, Any]:
+    """Put trees with no parameter in common together: the inverse of `partition`.
+
+    >>> merge({"a": {"w": 1.0}}, {"a": {"b": 2.0}, "c": 3.0})
+    {'a': {'w': 1.0, 'b': 2.0}, 'c': 3.0}
+
+    Raises:
+        BadNameError: listing every name that two of the trees hold.
+    """
+    faults: list[str] = []
+    merged: dict[str, Any] = {}
+    for tree in trees:
+        if not isinstance(tree, dict):
+            raise BadNameError(f"merge: takes nested dicts, and got a {type(tree).__name__}.")
+        merged = _merge_two(merged, tree, "", faults)
+    raise_faults(BadNameError, "merge: these names are in two trees; take them out of one, or pt.update instead:", faults)
+    return merged
+
+
+def _merge_two(left: dict[str, Any], right: dict[str, Any], name: str, faults: list[str]) -> dict[str, Any]:
+    merged = dict(left)
+    for key, value in right.items():
+        if key not in left:
+            merged[key] = value
+        elif isinstance(left[key], dict) and isinstance(value, dict):
+            merged[key] = _merge_two(left[key], value, join(name, str(key)), faults)
+        else:
+            faults.append(join(name, str(key)))
+    return merged
+
+
+# rename
+
+
+def rename(params: dict[str, Any], rules: Mapping[str, str], /) -> dict[str, Any]:
+    r"""Return the tree with names changed by rules: pattern of the whole name -> template, as in `re`.
+
+    Ties follow: an alias is renamed like a parameter, and still finds what it shares.
+
+    >>> rename({"layer": {"0": {"w": 1.0}, "1": {"w": 2.0}}}, {r"layer/(\d+)/w": r"layer\1/weight"})
+    {'layer0': {'weight': 1.0}, 'layer1': {'weight': 2.0}}
+
+    Raises:
+        RuleError: listing every rule that hits nothing or is shadowed.
+        BadNameError: listing every new name that two parameters would share.
+    """
+    leaves, structure = flatten_named(params)
+    return _rename_plan(structure, tuple(parse_rules(rules))).build(leaves)
+
+
+@lru_cache(maxsize=256)
+def _rename_plan(structure: Structure, rules: tuple[Rule, ...]) -> Plan:
+    tied_names(structure)  # raises where a tie is broken
+    whole = flatten(index_tree(structure.treedef))
+    flat = spread_aliases(whole)
+    new = _new_names(list(flat), rules)
+    by_new: dict[str, list[str]] = {}
+    for name in flat:
+        by_new.setdefault(new[name], []).append(name)
+    faults = [f"{name!r} would be {' and '.join(olds)}" for name, olds in by_new.items() if len(olds) > 1]
+    raise_faults(BadNameError, "rename: two parameters would have one name:", faults)
+    renamed = {
+        new[name]: Alias(new[value.target], value.transpose) if isinstance(value, Alias) else value
+        for name, value in flat.items()
+    }
+    return Plan.of(gather_aliases(nest(renamed), {new[name] for name in flat if name not in whole}))
+
+
+def _new_names(names: list[str], rules: tuple[Rule, ...]) -> dict[str, str]:
+    faults = [
+        f"rule {number} {describe_select(rule.select)}: {rule.value!r}; rename takes pattern -> template"
+        for number, rule in enumerate(rules)
+        if not (isinstance(rule.select, str | re.Pattern) and isinstance(rule.value, str))
+    ]
+    raise_faults(RuleError, "rename: these rules are not texts:", faults)
+    _, structure, winners = apply_rules(dict.fromkeys(names, 0), [(rule.select, rule) for rule in rules], default=None)
+    return {
+        name: name if rule is None else _expand(rule, name)
+        for name, rule in zip(structure.names, winners, strict=True)
+    }
+
+
+def _expand(rule: Rule, name: str) -> str:
+    match = re.compile(rule.select).fullmatch(name)
+    assert match is not None  # the rule won this name
+    try:
+        return match.expand(rule.value)
+    except (re.error, IndexError) as error:
+        raise RuleError(
+            f"rename: the template {rule.value!r} of {describe_select(rule.select)} does not fit: {error}. "
+            f"The pattern has {match.re.groups} groups, \\1 to \\{match.re.groups}."
+        ) from error

@@ -1,0 +1,18 @@
+"""Run every test stricter than users do: strict dtypes, no rank promotion, eight host devices."""
+
+import os
+
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+
+import jax
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+try:
+    from hypothesis import settings
+except ImportError:
+    pass  # the property tests skip themselves; everything else runs without hypothesis
+else:
+    settings.register_profile("paramtree", deadline=None, max_examples=60)
+    settings.load_profile("paramtree")
