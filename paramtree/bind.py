@@ -1,36 +1,53 @@
 """The reading glass: a net and its parameters seen together, by layer, as in Gluon."""
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import jax.numpy as jnp
+import numpy as np
 
 from paramtree import display
 from paramtree.errors import ParamTreeError, UnknownNameError, did_you_mean, listing
 from paramtree.module import Module, describe, outline
-from paramtree.names import Structure, flatten_named, is_under, join, natural_key, structure_of
-from paramtree.nodes import Alias, resolve, tied_names
+from paramtree.names import SEPARATOR, Structure, is_under, join, natural_key, nest, structure_of
+from paramtree.nodes import Alias, Fixed, resolve
 from paramtree.select import Select
 from paramtree.tree import ParamDict, collect_params, fixed_names, flat_leaves, update
 
 
 @dataclass(frozen=True, eq=False)
 class _Views:
-    """What all parts of one bound net share: the tree, its gradients, and both with ties resolved."""
+    """What all parts of one bound net share: the tree, and all that is looked up in it, read once."""
 
     params: Any
-    grads: Any
     structure: Structure
     plain: Any
+    leaves: dict[str, Any]
+    grads: dict[str, Any] | None
+    fixed: frozenset[str]
 
     @classmethod
     def of(cls, params: Any, grads: Any) -> "_Views":
-        return cls(params, grads, structure_of(params), resolve(params))
+        structure, plain = structure_of(params), resolve(params)
+        flat_grads = None if grads is None else flat_leaves(grads)
+        return cls(params, structure, plain, flat_leaves(plain), flat_grads, fixed_names(structure))
+
+    def aliases(self) -> dict[str, Alias]:
+        return {name: node for name, node in self.structure.leafless.items() if isinstance(node, Alias)}
+
+    def alias_at(self, name: str) -> Alias | None:
+        node = self.structure.leafless.get(name)
+        return node if isinstance(node, Alias) else None
 
     def source(self, name: str) -> str:
-        return tied_names(self.structure).get(name, name)
+        """Give the name where a parameter lives, or a block, for a name that may be tied."""
+        keys = name.split(SEPARATOR)
+        for end in range(1, len(keys) + 1):
+            alias = self.alias_at(SEPARATOR.join(keys[:end]))
+            if alias:
+                return self.source(join(alias.target, *keys[end:]))
+        return name
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +75,7 @@ class Parameter:
 
     def data(self) -> Any:
         """Give its value."""
-        return flat_leaves(self._views.params)[self.name]
+        return self._views.leaves[self.name]
 
     def grad(self) -> Any:
         """Give its gradient: zeros where the net was bound without gradients.
@@ -68,17 +85,19 @@ class Parameter:
             UnknownNameError: where the gradients do not hold it.
         """
         if not self.trainable:
-            raise ParamTreeError(f"{self.name} is a constant and has no gradient. pt.unfreeze it to train it.")
-        if self._views.grads is None:
-            return jnp.zeros(self.shape, self.dtype)
-        grads = flat_leaves(self._views.grads)
+            raise ParamTreeError(f"{self.name} is a constant, and has no gradient; pt.unfreeze it.")
+        grads = self._views.grads
+        if grads is None:
+            # a NumPy array may be of 64 bits, which JAX would narrow
+            zeros = np.zeros if isinstance(self.data(), np.ndarray) else jnp.zeros
+            return zeros(self.shape, self.dtype)
         if self.name not in grads:
             held = listing(list(grads), 6) if grads else "nothing"
             raise UnknownNameError(f"the gradients do not hold {self.name}; they hold {held}.")
         return grads[self.name]
 
     def set_data(self, value: Any) -> Any:
-        """Return the whole params tree with this parameter replaced by an array, or a function of the old one.
+        """Return the whole params tree with this parameter replaced by an array, or a function of the old.
 
         Raises:
             MismatchError: for another shape or dtype.
@@ -94,20 +113,24 @@ class Bound:
     """A net, or a part of one, with its parameters; made by `bind`.
 
     `[i]` and `[:n]` give layers, attributes and `["key"]` give what stands under a key: a part, or a
-    `Parameter`. Calling it applies it.
+    `Parameter`. A key that is also a method, such as `params`, is reached as `["params"]`. Calling it
+    applies it.
     """
 
     _net: Module | None
     _path: str
     _views: _Views
+    _cut: frozenset[str] = frozenset()  # the keys of the layers that a slice leaves out
 
     def __getitem__(self, index: int | slice | str) -> Any:
         if isinstance(index, str):
             return self._under(index)
         if self._net is None or not self._net.layers:
-            raise ParamTreeError(f"{self._label()} has no layers to index; its keys are {listing(self._keys(), 8)}.")
+            raise ParamTreeError(f"{self._label()} has no layers to index. {self._keys_text()}")
         if isinstance(index, slice):
-            return Bound(self._net[index], self._path, self._views)
+            part = self._net[index]
+            cut = dict(self._net.layers).keys() - dict(part.layers).keys()
+            return Bound(part, self._path, self._views, self._cut | cut)
         layer = self._net[index]
         return Bound(layer, join(self._path, self._net.layers[index][0]), self._views)
 
@@ -125,6 +148,12 @@ class Bound:
     def __len__(self) -> int:
         return len(self._net) if self._net is not None else 0
 
+    def __iter__(self) -> Iterator["Bound"]:
+        return (self[index] for index in range(len(self)))
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._keys()
+
     def __bool__(self) -> bool:
         return True
 
@@ -136,12 +165,13 @@ class Bound:
         """
         if self._net is None:
             raise ParamTreeError(f"{self._label()} is a block of parameters, and no module is known for it.")
-        return self._net.apply(self._own() or {}, *inputs, train=train, key=key)
+        return self._net.apply(self._own(), *inputs, train=train, key=key)
 
     @property
     def params(self) -> ParamDict:
         """The parameters of this part itself, without those of the layers in it."""
-        return self._parameters(lambda name: "/" not in name)
+        own = [join(self._path, key) for key, node in self._own().items() if not isinstance(node, dict)]
+        return self._collected(own, None, False)
 
     def collect_params(self, select: Select | None = None, *, allow_empty: bool = False) -> ParamDict:
         """Collect the `Parameter`s of this part by name; a select is matched against their whole names.
@@ -149,49 +179,56 @@ class Bound:
         Raises:
             NoMatchError: where the select hits nothing in this part.
         """
-        everything = self._parameters(lambda name: True)
-        if not self._path:
-            everything.tied = collect_params(self._views.params).tied
-        if select is None:
-            return everything
-        chosen = collect_params(dict(everything), select, allow_empty=allow_empty)
-        chosen.fixed = everything.fixed
-        return chosen
+        names = [join(self._path, name) for name in flat_leaves(self._own())]
+        return self._collected(names, select, allow_empty)
 
-    def _parameters(self, wanted: Callable[[str], bool]) -> ParamDict:
-        fixed = fixed_names(self._views.structure)
-        own = self._own()
-        inside = [name for name in (flat_leaves(own) if isinstance(own, dict) else ()) if wanted(name)]
-        sources = dict.fromkeys(self._views.source(join(self._path, name)) for name in inside)
-        found = ParamDict({name: self._parameter(name) for name in sources})
-        found.title, found.fixed = self._title(), fixed
-        return found
+    def _collected(self, names: list[str], select: Select | None, allow_empty: bool) -> ParamDict:
+        views = self._views
+        sources = {name: views.source(name) for name in names}
+        flat: dict[str, Any] = {name: Alias(source) for name, source in sources.items() if name != source}
+        for name in sources.values():  # where they live: a select and its messages know ties and constants
+            flat[name] = Fixed(views.leaves[name]) if name in views.fixed else views.leaves[name]
+        found = collect_params(nest(flat), select, allow_empty=allow_empty)
+        collected = ParamDict({name: self._parameter(name) for name in found})
+        collected.fixed = views.fixed
+        if select is None:
+            collected.title = self._title()
+            collected.tied = {
+                place: str(alias)
+                for place, alias in views.aliases().items()
+                if place != self._path and any(is_under(name, place) for name in names)
+            }
+        return collected
 
     def _parameter(self, name: str) -> Parameter:
-        return Parameter(name, name not in fixed_names(self._views.structure), self._views)
+        return Parameter(name, name not in self._views.fixed, self._views)
 
-    def _own(self) -> Any:
+    def _own(self) -> dict[str, Any]:
+        """Give the arrays of this part, ties resolved, as its module is applied to them."""
         node = self._views.plain
-        for key in filter(None, self._path.split("/")):
+        for key in filter(None, self._path.split(SEPARATOR)):
             node = node.get(key) if isinstance(node, dict) else None
-        return node
+        own: dict[str, Any] = node if isinstance(node, dict) else {}
+        return {key: child for key, child in own.items() if key not in self._cut}
 
     def _keys(self) -> list[str]:
-        own = self._own()
-        return sorted(own, key=natural_key) if isinstance(own, dict) else []
+        return sorted(self._own(), key=natural_key)
 
     def _under(self, key: str) -> Any:
         layers = dict(self._net.layers) if self._net is not None else {}
-        keys, path = self._keys(), join(self._path, key)
-        if key not in keys and key not in layers:
-            near = did_you_mean(key, keys) or f" Its keys are {listing(keys, 8) if keys else 'none'}."
+        own, path = self._own(), join(self._path, key)
+        if key not in own and key not in layers:
+            near = did_you_mean(key, own) or f" {self._keys_text()}"
             raise UnknownNameError(f"{self._label()} has no {key!r}.{near}")
-        if key in layers or isinstance(self._own()[key], dict):
+        if key in layers or isinstance(own[key], dict):
             return Bound(layers.get(key), path, self._views)
         return self._parameter(self._views.source(path))
 
+    def _keys_text(self) -> str:
+        return f"Its keys are {listing(self._keys(), 8)}." if self._own() else "It has no parameters."
+
     def _title(self) -> str:
-        home = _alias_at(self._views.params, self._path)
+        home = self._views.alias_at(self._path)
         return f"{self._path} -> {home}" if home else self._label()
 
     def _label(self) -> str:
@@ -201,33 +238,25 @@ class Bound:
         def text(net: Module, path: str) -> str:
             part = Bound(net, path, self._views)
             own = part._own()
-            return describe(net, own) if net.describe or not own else _block_text(net.title, path, part)
+            return describe(net, own) if net.describe or not own else part._block_text(net.title)
 
         def label(key: str, path: str) -> str:
-            home = _alias_at(self._views.params, path)
+            home = self._views.alias_at(path)
             return f"{key} -> {home}" if home else key
 
         if self._net is None:
-            return _block_text("", self._path, self)
+            return self._block_text(self._title())
         return outline(self._net, self._path, text, label)
 
+    def _block_text(self, title: str) -> str:
+        """Print a part of which no layers are known, key by key."""
+        lines: list[str] = []
+        for key in self._keys():
+            lines += repr(self._under(key)).split("\n")
+        return display.block_text(title, lines)
+
     def _repr_html_(self) -> str:
-        return display.text_html(repr(self)) + self.collect_params()._repr_html_()
-
-
-def _alias_at(params: Any, path: str) -> Alias | None:
-    node = structure_of(params).leafless.get(path)
-    return node if isinstance(node, Alias) else None
-
-
-def _block_text(title: str, path: str, part: Bound) -> str:
-    """Print a part of which no layers are known, key by key."""
-    lines: list[str] = []
-    for key in part._keys():
-        node = part._under(key)
-        text = repr(node) if isinstance(node, Parameter) else f"{key}: {_block_text('', join(path, key), node)}"
-        lines += text.split("\n")
-    return display.block_text(title or path or "params", lines) if title else display.block_text("", lines).lstrip()
+        return display.text_html(repr(self)) + self.collect_params().to_html()
 
 
 def bind(net: Module, params: Any, /, grads: Any = None) -> Bound:
@@ -239,6 +268,7 @@ def bind(net: Module, params: Any, /, grads: Any = None) -> Bound:
         grads: their gradients, as `jax.grad` gives them; zeros where left out.
 
     >>> from paramtree import nn
+    >>> import jax
     >>> net = nn.Sequential(nn.Dense(4, activation="relu"), nn.Dense(2))
     >>> bound = bind(net, net.init(jax.random.key(0), jnp.ones((1, 3))))
     >>> bound
@@ -252,8 +282,10 @@ def bind(net: Module, params: Any, /, grads: Any = None) -> Bound:
     Array([0., 0.], dtype=float32)
 
     Raises:
-        ParamTreeError: where the net is no module.
+        ParamTreeError: where the net is no module, or the params are no nested dict.
+        TieError: for a tie that leads nowhere.
     """
-    if not isinstance(net, Module):
-        raise ParamTreeError(f"bind takes a module, then its params; and got {type(net).__name__}.")
+    if not isinstance(net, Module) or not isinstance(params, dict):
+        got = f"{type(net).__name__} and {type(params).__name__}"
+        raise ParamTreeError(f"bind takes a module, then the nested dict of its params; and got {got}.")
     return Bound(net, "", _Views.of(params, grads))

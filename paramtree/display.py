@@ -6,10 +6,18 @@ from typing import Any
 
 _SHOWN = 400  # lines; a longer listing is elided in its middle
 
+# colours are the notebook's own, light or dark; the selectors are as specific as Jupyter's
 _STYLE = (
-    "<style>.paramtree{border-collapse:collapse;font-size:90%}"
-    ".paramtree td,.paramtree th{text-align:left;padding:.15em .8em .15em 0;border-bottom:1px solid #8884}"
-    ".paramtree td:first-child,.paramtree-text{font-family:monospace}</style>"
+    "<style>"
+    "table.paramtree{border-collapse:collapse;margin:.4em 0;font:90% monospace;color:inherit}"
+    "table.paramtree caption{text-align:left;font-weight:bold;padding:.2em .5em;color:inherit}"
+    "table.paramtree th,table.paramtree td"
+    "{text-align:left;vertical-align:top;padding:.2em 1.6em .2em .5em;border:0;border-bottom:1px solid #8884}"
+    "table.paramtree th{font-weight:normal;opacity:.65}"
+    "table.paramtree td:nth-child(2),table.paramtree td:nth-child(3){white-space:nowrap}"
+    "pre.paramtree{margin:.4em 0;padding:.2em .5em;font:90%/1.4 monospace;overflow-x:auto}"
+    "pre.paramtree{color:inherit;background:none}"
+    "</style>"
 )
 
 
@@ -72,11 +80,11 @@ def table_html(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]])
         cut = f'<tr><td colspan="{len(head)}">... {len(body) - 2 * half:,} more ...</td></tr>'
         body = [*body[:half], cut, *body[-half:]]
     return (
-        f'{_STYLE}<table class="paramtree"><caption style="text-align:left">{escape(caption)}</caption>'
+        f'{_STYLE}<table class="paramtree"><caption>{escape(caption)}</caption>'
         f"<thead><tr>{heads}</tr></thead><tbody>{''.join(body)}</tbody></table>"
     )
 
 
 def text_html(text: str) -> str:
     """Show text as it is, in HTML."""
-    return f'{_STYLE}<pre class="paramtree-text">{escape(text)}</pre>'
+    return f'{_STYLE}<pre class="paramtree">{escape(text)}</pre>'

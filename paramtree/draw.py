@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from hashlib import blake2b
-from typing import Any
+from inspect import signature
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -16,12 +17,22 @@ import numpy as np
 
 from paramtree import display
 from paramtree.errors import MismatchError, ParamTreeError, raise_faults
-from paramtree.init import Initializer, Mixed, Uniform, takes_name
+from paramtree.init import Initializer, Load, Mixed, Uniform, takes_name
 from paramtree.names import flatten_named
 from paramtree.nodes import Fixed
 from paramtree.select import Rules, apply_rules, matches, parse_rules
 
 DEFAULT = Uniform(0.07)  # as in Gluon
+
+NEEDS_VALUES = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.NonConcreteBooleanIndexError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+)
+
+_jax = cast(Any, jax)  # its annotations mention types that checkers cannot see
+_UNSET: Any = object()
 
 
 @dataclass(frozen=True)
@@ -39,7 +50,7 @@ class ParamSpec:
     init: Any = None
 
     def __repr__(self) -> str:
-        named = f", {self.init!r}" if self.init is not None else ""
+        named = f", {self.init!r}" if not (self.init is None or isinstance(self.init, Part)) else ""
         return f"ParamSpec({display.shape_text(self.shape)}, {self.dtype}{named})"
 
 
@@ -63,6 +74,9 @@ class Part:
     joint: Joint
     index: int
 
+    def __repr__(self) -> str:
+        return f"init of {self.joint.path or 'the wrapped pair'}"
+
 
 def fold_name(key: jax.Array, name: str) -> jax.Array:
     """Derive the key of one name.
@@ -80,10 +94,19 @@ def _hashes(names: tuple[str, ...]) -> np.ndarray[Any, Any]:
     return np.frombuffer(digests, "<u4").reshape(-1, 2)
 
 
-@jax.jit
-def _fold_all(key: jax.Array, hashes: jax.Array) -> jax.Array:
-    fold = jax.random.fold_in
-    return jax.vmap(lambda pair: fold(fold(key, pair[0]), pair[1]))(hashes)
+@_jax.jit
+def _fold_all(key: jax.Array, hashes: Any) -> jax.Array:
+    def fold(pair: Any) -> jax.Array:
+        return jax.random.fold_in(jax.random.fold_in(key, pair[0]), pair[1])
+
+    return _for_each(fold, hashes, key)
+
+
+def _for_each(function: Callable[[Any], jax.Array], items: Any, key: jax.Array) -> jax.Array:
+    """Map a function over the first axis, so that each result is the same whatever stands beside it."""
+    batched = "threefry" in str(jax.random.key_impl(key))
+    # the hardware generators give a batch of keys the bits of its first: these go one by one
+    return _jax.vmap(function)(items) if batched else _jax.lax.map(function, items)
 
 
 def draw(key: jax.Array, specs: Mapping[str, ParamSpec]) -> dict[str, jax.Array]:
@@ -94,37 +117,60 @@ def draw(key: jax.Array, specs: Mapping[str, ParamSpec]) -> dict[str, jax.Array]
             shape that holds an unknown size.
         ParamTreeError: where the key is none, or something is no initialiser.
     """
-    _check_key(key)
+    check_random_key(key)
     _check_known(specs)
+    specs = {name: _unmixed(name, spec) for name, spec in specs.items()}
     _check_initialisers(specs)
     groups: dict[Any, list[str]] = {}
-    alone: dict[str, Callable[[], Any]] = {}
+    drawn: dict[str, Any] = {}
     for name, spec in specs.items():
-        if isinstance(spec.init, Initializer):
-            groups.setdefault((spec.init, spec.shape, spec.dtype), []).append(name)
-        elif isinstance(spec.init, Part):
+        if isinstance(spec.init, Part):
             groups.setdefault(spec.init.joint, []).append(name)
+        elif _draws_in_groups(type(spec.init)):
+            groups.setdefault((spec.init, spec.shape, spec.dtype), []).append(name)
         else:
-            alone[name] = partial(_call, spec, name, key)
-    drawn = {name: make() for name, make in alone.items()}
+            drawn[name] = _call(spec, name, key)
     for group, names in groups.items():
-        drawn |= _draw_joint(group, key, names, specs) if isinstance(group, Joint) else _draw_group(group, key, names)
+        if isinstance(group, Joint):
+            drawn |= _draw_joint(group, key, names, specs)
+        else:
+            drawn |= _draw_group(group, key, names)
     faults = [fault for name, spec in specs.items() for fault in _draw_faults(name, spec, drawn[name])]
     raise_faults(MismatchError, "these initialisers did not give what was asked:", faults)
-    return {name: jnp.asarray(drawn[name]) for name in specs}
+    # strong types: after one step of training a weak one would make `jit` compile again
+    strong = jax.lax.convert_element_type
+    return {name: strong(_jax.numpy.asarray(drawn[name]), spec.dtype) for name, spec in specs.items()}
 
 
-def _draw_group(group: tuple[Initializer, Any, Any], key: jax.Array, names: Sequence[str]) -> dict[str, jax.Array]:
+def _unmixed(name: str, spec: ParamSpec) -> ParamSpec:
+    """Put the initialiser that a mixture chooses in its place; where none fits, the mixture complains."""
+    while isinstance(spec.init, Mixed):
+        fitting = (rule.value for rule in spec.init.rules if matches(rule.select, name, spec))
+        chosen = next(fitting, _UNSET)
+        if chosen is _UNSET:
+            return spec
+        spec = ParamSpec(spec.shape, spec.dtype, chosen)
+    return spec
+
+
+@lru_cache(maxsize=256)
+def _draws_in_groups(kind: type) -> bool:
+    return issubclass(kind, Initializer) and "name" not in signature(kind.__call__).parameters
+
+
+def _draw_group(
+    group: tuple[Initializer, Any, Any], key: jax.Array, names: Sequence[str]
+) -> dict[str, jax.Array]:
     values = _draw_many(*group, _fold_all(key, _hashes(tuple(names))))
     return {name: _take(values, index) for index, name in enumerate(names)}
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
+@partial(_jax.jit, static_argnums=(0, 1, 2))
 def _draw_many(initialiser: Initializer, shape: tuple[int, ...], dtype: Any, keys: jax.Array) -> jax.Array:
-    return jax.vmap(lambda key: initialiser(key, shape, dtype))(keys)
+    return _for_each(lambda key: initialiser(key, shape, dtype), keys, keys)
 
 
-@jax.jit
+@_jax.jit
 def _take(values: jax.Array, index: int) -> jax.Array:
     # one compiled slice for each shape: slicing a large group inside one program compiles for seconds
     return jax.lax.dynamic_index_in_dim(values, index, keepdims=False)
@@ -133,21 +179,58 @@ def _take(values: jax.Array, index: int) -> jax.Array:
 def _draw_joint(
     joint: Joint, key: jax.Array, names: Sequence[str], specs: Mapping[str, ParamSpec]
 ) -> dict[str, jax.Array]:
-    values = joint.draw(fold_name(key, joint.path))
+    folded = fold_name(key, joint.path)
+    try:
+        values = _jax.jit(joint.draw)(folded)  # for the same bits as under the caller's `jit`
+    except (TypeError, *NEEDS_VALUES):
+        values = joint.draw(folded)
     return {name: values[specs[name].init.index] for name in names}
 
 
+class _UntraceableError(Exception):
+    """Say that an initialiser gave something that must be looked at outside of a trace."""
+
+
 def _call(spec: ParamSpec, name: str, key: jax.Array) -> Any:
+    folded = fold_name(key, name)
+    if not isinstance(spec.init, Load):  # compiled, its values would be constants of the program
+        try:
+            # operation by operation, JAX's own initialisers differ from their compiled selves in the last bit
+            return _call_compiled(spec, name if takes_name(spec.init) else "", folded)
+        except (TypeError, _UntraceableError, *NEEDS_VALUES):
+            pass  # what cannot be compiled runs as it is, and shows its own error
+    value = _call_as_is(spec, name, folded)
+    # the initialiser may keep what it gave, and a parameter's buffer may be donated
+    return value.copy() if _is_array(value) else value
+
+
+@partial(_jax.jit, static_argnums=(0, 1))
+def _call_compiled(spec: ParamSpec, name: str, key: jax.Array) -> Any:
+    value = _call_as_is(spec, name, key)
+    if _draw_faults(name, spec, value):
+        raise _UntraceableError
+    return value
+
+
+def _call_as_is(spec: ParamSpec, name: str, key: jax.Array) -> Any:
     named = {"name": name} if takes_name(spec.init) else {}
-    return spec.init(fold_name(key, name), spec.shape, spec.dtype, **named)
+    return spec.init(key, spec.shape, spec.dtype, **named)
 
 
-def _check_key(key: Any) -> None:
-    is_key = isinstance(key, jax.Array) and (
-        jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or (key.dtype == jnp.uint32 and key.ndim == 1)
-    )
-    if not is_key or (jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.ndim):
-        raise ParamTreeError(f"the first argument is one random key, such as jax.random.key(0), and not {key!r}.")
+def check_random_key(key: Any, what: str = "the first argument") -> None:
+    """Check that a value is one random key, of the new style or the old.
+
+    Raises:
+        ParamTreeError: where it is none.
+    """
+    typed = _is_array(key) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    if not (key.ndim == 0 if typed else _is_array(key) and key.dtype == np.uint32 and key.ndim == 1):
+        found = display.shape_dtype(key)
+        raise ParamTreeError(f"{what} is one random key, such as jax.random.key(0), and not {found}.")
+
+
+def _is_array(value: object) -> bool:
+    return isinstance(value, jax.Array | np.ndarray | np.generic)
 
 
 def _check_known(specs: Mapping[str, ParamSpec]) -> None:
@@ -155,14 +238,15 @@ def _check_known(specs: Mapping[str, ParamSpec]) -> None:
     for name, spec in specs.items():
         unknown = [str(size) for size in spec.shape if not isinstance(size, int)]
         if unknown:
-            faults.append(f"{name} has shape {display.shape_text(spec.shape)}, and {', '.join(unknown)} is not known")
+            shape = display.shape_text(spec.shape)
+            faults.append(f"{name} has shape {shape}, and {', '.join(unknown)} is not known")
     raise_faults(MismatchError, "init: pass an input with these sizes as numbers:", faults)
 
 
 def _check_initialisers(specs: Mapping[str, ParamSpec]) -> None:
     faults = [
-        f"{name}: {spec.init!r} of type {type(spec.init).__name__} is not one; pass a callable (key, shape, dtype) "
-        "-> array, such as paramtree.init.Constant(0.5)"
+        f"{name}: {spec.init!r} of type {type(spec.init).__name__} is not one; pass a callable "
+        "(key, shape, dtype) -> array, such as paramtree.init.Constant(0.5)"
         for name, spec in specs.items()
         if not (callable(spec.init) or isinstance(spec.init, Part)) or isinstance(spec.init, type)
     ]
@@ -171,7 +255,7 @@ def _check_initialisers(specs: Mapping[str, ParamSpec]) -> None:
 
 def _draw_faults(name: str, spec: ParamSpec, value: Any) -> list[str]:
     label = getattr(spec.init, "__name__", repr(spec.init))
-    if not isinstance(value, jax.Array | np.ndarray | np.generic):
+    if not _is_array(value):
         return [f"{name}: {label} gave {value!r} of type {type(value).__name__}, not an array"]
     faults: list[str] = []
     if value.shape != spec.shape:
@@ -196,8 +280,13 @@ def choose(init: Any, name: str, spec: ParamSpec, fixed: bool) -> Any:
         for rule in parse_rules(init):
             if rule.select == name or (not fixed and matches(rule.select, name, spec)):
                 return rule.value
-        init = None
-    return spec.init or init or DEFAULT
+    return _unless_ruled(init, spec)
+
+
+def _unless_ruled(init: Any, spec: ParamSpec) -> Any:
+    if spec.init is not None:
+        return spec.init
+    return DEFAULT if init is None or are_rules(init) else init
 
 
 def materialize(key: jax.Array, specs: Any, init: Any = None) -> Any:
@@ -214,21 +303,20 @@ def materialize(key: jax.Array, specs: Any, init: Any = None) -> Any:
     """
     leaves, structure = flatten_named(specs)
     if are_rules(init):
-        explicit = apply_rules(specs, init, default=None, spelled_out=_is_fixed)[2]
+        explicit = apply_rules(specs, init, default=_UNSET, spelled_out=_is_fixed)[2]
     elif isinstance(init, Mixed):
         explicit = _mixed(specs, init)
     else:
-        explicit = [None] * len(leaves)
-    fallback = init if init is not None and not are_rules(init) else DEFAULT
+        explicit = [_UNSET] * len(leaves)
     chosen: dict[str, ParamSpec] = {}
     for name, index, given in zip(structure.names, structure.indices, explicit, strict=True):
         spec = leaves[index]
-        own = fallback if spec.init is None else spec.init
-        chosen[name] = ParamSpec(spec.shape, spec.dtype, own if given is None else given)
+        initialiser = _unless_ruled(init, spec) if given is _UNSET else given
+        chosen[name] = ParamSpec(spec.shape, spec.dtype, initialiser)
     drawn = draw(key, chosen)
     for name, index in zip(structure.names, structure.indices, strict=True):
         leaves[index] = drawn[name]
-    return structure.treedef.unflatten(leaves)
+    return jax.tree.unflatten(structure.treedef, leaves)
 
 
 def _is_fixed(name: str, leaf: Any) -> bool:
@@ -237,13 +325,13 @@ def _is_fixed(name: str, leaf: Any) -> bool:
 
 
 def _mixed(specs: Any, init: Mixed) -> list[Any]:
-    """Check a mixture as rules: over the parameters whose layer names no initialiser, it must cover each."""
+    """Check a mixture as rules: of the parameters whose layer names no initialiser, it must cover each."""
     leaves, structure = flatten_named(specs)
     named = zip(structure.names, structure.indices, strict=True)
     unnamed = {name: leaves[index] for name, index in named if leaves[index].init is None}
     _, covered, values = apply_rules(unnamed, init.rules)
     by_name = dict(zip(covered.names, values, strict=True))
-    return [by_name.get(name) for name in structure.names]
+    return [by_name.get(name, _UNSET) for name in structure.names]
 
 
 def reinit(key: jax.Array, params: Any, rules: Rules, /) -> Any:
@@ -261,13 +349,13 @@ def reinit(key: jax.Array, params: Any, rules: Rules, /) -> Any:
         MismatchError: where an initialiser does not give what was asked.
         ParamTreeError: where the key is none, or something is no initialiser.
     """
-    leaves, structure, values = apply_rules(params, rules, default=None, spelled_out=_is_fixed)
+    leaves, structure, values = apply_rules(params, rules, default=_UNSET, spelled_out=_is_fixed)
     where = dict(zip(structure.names, structure.indices, strict=True))
     specs = {
         name: ParamSpec(tuple(leaves[where[name]].shape), leaves[where[name]].dtype, value)
         for name, value in zip(structure.names, values, strict=True)
-        if value is not None
+        if value is not _UNSET
     }
     for name, value in draw(key, specs).items():
         leaves[where[name]] = value
-    return structure.treedef.unflatten(leaves)
+    return jax.tree.unflatten(structure.treedef, leaves)

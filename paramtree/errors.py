@@ -5,9 +5,11 @@ are gathered and raised once.
 """
 
 import difflib
+import heapq
 from collections.abc import Iterable, Sequence
 
-_SEARCHED = 10_000  # a longer list of candidates is cut, so that an error never takes seconds
+_COMPARED = 500  # candidates compared letter by letter, so that an error never takes seconds
+HINTED = 5  # faults of one call that are given a hint, for the same reason
 
 
 class ParamTreeError(ValueError):
@@ -45,15 +47,19 @@ class TieError(ParamTreeError):
 def nearest(word: str, candidates: Iterable[str], count: int = 3) -> list[str]:
     """List the candidates most like `word`, best first, whatever their case.
 
+    Of very many candidates, those that share most keys with `word` are compared.
+
     >>> nearest("rleu", ["relu", "tanh", "gelu"])
     ['relu']
     """
     by_lower: dict[str, str] = {}
     for candidate in candidates:
         by_lower.setdefault(candidate.lower(), candidate)
-        if len(by_lower) == _SEARCHED:
-            break
-    return [by_lower[found] for found in difflib.get_close_matches(word.lower(), by_lower, count, 0.6)]
+    word, pool = word.lower(), list(by_lower)
+    if len(pool) > _COMPARED:
+        keys = set(word.split("/"))
+        pool = heapq.nlargest(_COMPARED, pool, key=lambda each: len(keys.intersection(each.split("/"))))
+    return [by_lower[found] for found in difflib.get_close_matches(word, pool, count, 0.6)]
 
 
 def did_you_mean(word: str, candidates: Iterable[str]) -> str:
@@ -67,7 +73,7 @@ def did_you_mean(word: str, candidates: Iterable[str]) -> str:
 
 
 def listing(items: Sequence[str], limit: int = 10) -> str:
-    """Join items with commas, eliding the middle of a long list.
+    """Join items with commas, eliding the end of a long list.
 
     >>> listing(["a", "b", "c", "d"], limit=3)
     'a, b, ... (4 in all)'

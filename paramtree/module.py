@@ -4,20 +4,32 @@ A `Module` wraps `call(scope, *inputs)`. To *init* is to run it while it says wh
 *apply* is to run it with parameters given. Layers of `paramtree.nn` and of a user are made alike.
 """
 
+import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from inspect import signature
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.export
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from paramtree import display
-from paramtree.draw import Joint, ParamSpec, Part, choose, draw, fold_name, materialize
+from paramtree.draw import (
+    NEEDS_VALUES,
+    Joint,
+    ParamSpec,
+    Part,
+    check_random_key,
+    choose,
+    draw,
+    fold_name,
+    materialize,
+)
 from paramtree.errors import (
     BadNameError,
     MismatchError,
@@ -26,18 +38,16 @@ from paramtree.errors import (
     UnknownNameError,
     did_you_mean,
     listing,
+    raise_faults,
 )
+from paramtree.init import Initializer
 from paramtree.names import SEPARATOR, check_key, flatten_named, join, nest, structure_of
 from paramtree.nodes import Alias, Fixed, resolve, tied_names
-from paramtree.tree import flat_leaves, update
+from paramtree.tree import flat_leaves, update, value_faults
 
 Call = Callable[..., Any]
 
-_NEEDS_VALUES = (
-    jax.errors.ConcretizationTypeError,
-    jax.errors.TracerArrayConversionError,
-    jax.errors.TracerIntegerConversionError,
-)
+_jax = cast(Any, jax)  # its annotations mention types that checkers cannot see
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,13 +95,13 @@ class Module:
             raise ParamTreeError(f"a module wraps a function call(scope, *inputs), and not {self.call!r}.")
         if self.name is not None:
             check_key(self.name, self.title)
-        if self.params is not None and not isinstance(self.params, Module):
+        if self.params is not None and not _is_module(self.params):
             raise TieError(
                 f"{self.title}(params=...) takes the layer whose parameters are shared, "
                 f"and not {type(self.params).__name__}."
             )
-        for name, make in (("init", _init), ("apply", _apply), ("apply_and_update", _update), ("specs", _specs)):
-            object.__setattr__(self, name, make(self))
+        for make in (_init, _apply, _apply_and_update, _specs):
+            object.__setattr__(self, make.__name__[1:], make(self))
 
     def __iter__(self) -> Iterator[Callable[..., Any]]:
         return iter((self.init, self.apply))
@@ -103,12 +113,14 @@ class Module:
         return True
 
     def __getitem__(self, index: int | slice) -> "Module":
+        if not self.layers:
+            raise ParamTreeError(f"{self.title} has no layers to index.")
         if isinstance(index, slice):
             return chain(self.layers[index], self.title)
         try:
             return self.layers[index][1]
         except IndexError:
-            held = f"{len(self)} layers, 0 to {len(self) - 1}" if self.layers else "no layers to index"
+            held = f"{len(self)} layers, 0 to {len(self) - 1}"
             raise ParamTreeError(f"{self.title} has no layer {index}: it has {held}.") from None
 
     def __repr__(self) -> str:
@@ -118,6 +130,10 @@ class Module:
         return display.text_html(repr(self))
 
 
+def _is_module(value: object) -> bool:
+    return isinstance(value, Module)
+
+
 def module(call: Call) -> Module:
     """Make a module of a function `call(scope, *inputs)`: a decorator.
 
@@ -125,11 +141,11 @@ def module(call: Call) -> Module:
 
     >>> @module
     ... def Scale(scope, x):
-    ...     return x * scope.param("scale", x.shape[-1:])
+    ...     return x * scope.param("scale", (1, x.shape[-1]))
     >>> Scale.specs("batch, features")
-    {'scale': ParamSpec((features,), float32)}
+    {'scale': ParamSpec((1, features), float32)}
     """
-    return Module(call, getattr(call, "__name__", type(call).__name__))
+    return Module(call, getattr(call, "__name__", type(call).__name__).strip("<>"))
 
 
 def chain(layers: Sequence[tuple[str, Module]], title: str = "Sequential", name: str | None = None) -> Module:
@@ -146,8 +162,8 @@ def chain(layers: Sequence[tuple[str, Module]], title: str = "Sequential", name:
 def outline(
     net: Module,
     path: str = "",
-    text: Callable[[Module, str], str] = lambda net, path: describe(net),
-    label: Callable[[str, str], str] = lambda key, path: key,
+    text: Callable[[Module, str], str] = lambda net, _: describe(net),
+    label: Callable[[str, str], str] = lambda key, _: key,
 ) -> str:
     """Print a module with the layers in it, one a line.
 
@@ -187,15 +203,15 @@ class _Keys:
     """The keys given out within one parent."""
 
     where: str = ""
-    given: dict[int, str] = field(default_factory=dict)
-    holders: dict[str, Module] = field(default_factory=dict)
-    counts: Counter[str] = field(default_factory=Counter)
+    given: dict[int, str] = field(default_factory=dict[int, str])
+    holders: dict[str, Module] = field(default_factory=dict[str, Module])
+    counts: Counter[str] = field(default_factory=Counter[str])
 
     def key(self, layer: Module, name: str | None = None) -> str:
-        name = name or layer.name
+        name = layer.name if name is None else name
         if name is None and id(layer) in self.given:
             return self.given[id(layer)]
-        key = check_key(name, self.where) if name is not None else self._automatic(layer)
+        key = check_key(self._automatic(layer) if name is None else name, self.where)
         holder = self.holders.setdefault(key, layer)
         if holder is not layer:
             raise BadNameError(
@@ -224,31 +240,43 @@ class _Run:
     train: bool = False
     key: Any = None
     value: Callable[[str, ParamSpec, bool], Any] | None = None
-    sources: dict[str, str] = field(default_factory=dict)
-    declared: dict[str, Any] = field(default_factory=dict)
-    blocks: set[str] = field(default_factory=set)
-    homes: dict[int, str] = field(default_factory=dict)
-    met: list[Module] = field(default_factory=list)  # keeps ids in `homes` from being used again
-    updates: dict[str, Any] = field(default_factory=dict)
-    draws: Counter[str] = field(default_factory=Counter)
+    sources: dict[str, str] = field(default_factory=dict[str, str])
+    declared: dict[str, Any] = field(default_factory=dict[str, Any])
+    blocks: set[str] = field(default_factory=set[str])
+    homes: dict[int, str] = field(default_factory=dict[int, str])
+    owners: dict[str, str] = field(default_factory=dict[str, str])
+    moved: dict[str, str] = field(default_factory=dict[str, str])
+    met: list[Module] = field(default_factory=list[Module])  # keeps ids in `homes` from being used again
+    updates: dict[str, Any] = field(default_factory=dict[str, Any])
+    draws: Counter[str] = field(default_factory=Counter[str])
 
     def home(self, layer: Module, place: str) -> str:
-        """Give the place that holds a layer's parameters: the first at which it, or one it is tied to, is called."""
+        """Give the place that holds a layer's parameters: the first at which it is called.
+
+        A layer tied to one that is not called itself, or not yet, holds the parameters of both; in the
+        latter case they are `moved` in a second run.
+        """
         self.met.append(layer)
-        while layer.params is not None:
-            layer = layer.params
-        return self.homes.setdefault(id(layer), place)
+        owner = layer
+        while owner.params is not None:
+            owner = owner.params
+        home = self.homes.setdefault(id(owner), place)
+        if owner is layer:
+            self.owners.setdefault(home, place)
+        return self.moved.get(home, home)
 
     def declare(self, name: str, spec: ParamSpec, fixed: bool, place: str) -> Any:
         """Note that a parameter is wanted, and give a stand-in for it."""
         known = self.declared.get(name)
         if known is None:
-            self.declared[name] = Fixed(spec) if fixed else spec
             keys = name.split(SEPARATOR)
             self.blocks |= {SEPARATOR.join(keys[:end]) for end in range(1, len(keys))}
         else:
-            _check_same(name, known.value if isinstance(known, Fixed) else known, spec, place)
-        return jnp.zeros(spec.shape, spec.dtype) if self.value is None else self.value(name, spec, fixed)
+            if isinstance(known, Fixed) != fixed:
+                raise TieError(f"{place} is asked for as a parameter and as a constant; name them apart.")
+            spec = _same(name, known.value if fixed else known, spec, place)
+        self.declared[name] = Fixed(spec) if fixed else spec
+        return _zeros(spec) if self.value is None else self.value(name, spec, fixed)
 
     def alias(self, place: str, home: str) -> None:
         """Note that a place shares the parameters of another, if that has any."""
@@ -260,8 +288,9 @@ class _Run:
         value = self.updates.get(self.source(name))
         if value is None:
             value = self._find(name, scope)
-        if not isinstance(value, jax.Array | np.ndarray) and not hasattr(value, "__jax_array__"):
-            raise MismatchError(f"{name} is {value!r} of type {type(value).__name__}, not an array.")
+        if not _is_array(value):
+            kind = type(value).__name__
+            raise MismatchError(f"{name} is of type {kind}, not an array, and {scope.called()} asks for it.")
         if tuple(value.shape) != spec.shape:
             raise MismatchError(
                 f"{name} has shape {display.shape_text(value.shape)}, and {scope.called()} needs "
@@ -282,31 +311,48 @@ class _Run:
         return self.sources.get(name, name)
 
 
-def _check_same(name: str, known: ParamSpec, spec: ParamSpec, place: str) -> None:
+def _same(name: str, known: ParamSpec, spec: ParamSpec, place: str) -> ParamSpec:
+    """Check that two uses of a parameter agree, and give what both of them say."""
     if known.shape != spec.shape or known.dtype != spec.dtype:
         tied = f"{place} is tied to {name}" if place != name else f"{name} is used twice"
         raise TieError(
             f"{tied}, once as {display.shape_dtype(known)} and once as {display.shape_dtype(spec)}. "
             "Shared parameters need one shape and dtype."
         )
-    if spec.init is not None and known.init != spec.init:
-        raise TieError(f"{place} shares {name}, and names another initialiser: {known.init!r} and {spec.init!r}.")
+    if known.init is None or spec.init is None:
+        return spec if known.init is None else known
+    if _identity(known.init) != _identity(spec.init):
+        raise TieError(
+            f"{place} shares {name}, and names another initialiser: {known.init!r} and {spec.init!r}. "
+            "Name it in one place."
+        )
+    return known
+
+
+def _identity(init: Any) -> Any:
+    # a function made anew at each call of a layer never equals itself: go by what it is called
+    return init if isinstance(init, Initializer | Part) else getattr(init, "__qualname__", type(init))
 
 
 def _missing_text(params: Any, name: str, scope: "Scope") -> str:
-    if not isinstance(params, dict):
-        return f"params is of type {type(params).__name__}; pass the nested dict that init returned."
     held = list(flat_leaves(params))
+    if name in held:
+        return f"{name} is one key of the params, which are nested dicts; pt.unflatten them first."
     near = did_you_mean(name, held) or f" The params hold {listing(held, 6) if held else 'nothing'}."
     return f"{name} is missing: {scope.called()} asks for it.{near}"
 
 
+def _is_array(value: object) -> bool:
+    return isinstance(value, jax.Array | np.ndarray) or hasattr(value, "__jax_array__")
+
+
 def _as_jax(name: str, value: Any) -> Any:
-    if isinstance(value, np.ndarray):
-        if jax.dtypes.canonicalize_dtype(value.dtype) != value.dtype:
-            raise MismatchError(f"{name} is {value.dtype}, which JAX would narrow; pt.cast it, or set jax_enable_x64.")
-        return jnp.asarray(value)
-    return value
+    if not isinstance(value, np.ndarray):
+        return value
+    dtype = np.dtype(value.dtype)
+    if jax.dtypes.canonicalize_dtype(dtype) != dtype:
+        raise MismatchError(f"{name} is {dtype}, which JAX would narrow; pt.cast it, or set jax_enable_x64.")
+    return _jax.numpy.asarray(value)
 
 
 class Scope:
@@ -325,7 +371,7 @@ class Scope:
         self._home = home
         self._inputs = inputs
         self._keys = _Keys(path)
-        self._states: set[str] = set()
+        self._states: dict[str, Any] = {}
 
     def param(self, name: str, shape: Any, init: Any = None, dtype: Any = None) -> jax.Array:
         """Ask for a parameter.
@@ -343,7 +389,7 @@ class Scope:
         return self._leaf(check_key(name, self.path), shape, init, dtype, fixed=False)
 
     def constant(self, name: str, shape: Any, init: Any = None, dtype: Any = None) -> jax.Array:
-        """Ask for a constant: saved and loaded with the parameters, and without a gradient.
+        """Ask for a constant: saved and loaded with the parameters; without a gradient unless `unfreeze`d.
 
         Raises:
             UnknownNameError: the params given do not hold it.
@@ -358,21 +404,26 @@ class Scope:
             UnknownNameError: the params given do not hold it.
             MismatchError: they hold it with another shape.
         """
-        self._states.add(name)
-        return self._leaf(check_key(name, self.path), shape, init, dtype, fixed=True)
+        value = self._leaf(check_key(name, self.path), shape, init, dtype, fixed=True)
+        self._states[name] = value
+        return value
 
     def update(self, name: str, value: Any) -> None:
         """Change a running statistic; `apply_and_update` returns it with the parameters.
 
         Raises:
             ParamTreeError: outside of training, or for what is no state of this module.
+            MismatchError: for a value of another shape or dtype.
         """
         place = join(self.path, name)
         if name not in self._states:
             raise ParamTreeError(f"{place} cannot be updated: ask for it with scope.state first.")
         if not self.train:
             raise ParamTreeError(f"{place} cannot be updated outside of training; ask scope.train first.")
-        self._run.updates[self._run.source(place)] = value
+        old = self._states[name]
+        raise_faults(MismatchError, "scope.update: this value does not fit:", value_faults(place, old, value))
+        # as strong as what it replaces, so that a scan may carry it
+        self._run.updates[self._run.source(place)] = jax.lax.convert_element_type(value, old.dtype)
 
     def call(self, module: Module, *inputs: Any, name: str | None = None) -> Any:
         """Call another module, under an automatic key, its own name, or the name given here.
@@ -380,7 +431,7 @@ class Scope:
         Raises:
             BadNameError: two different modules would have one key.
         """
-        if not isinstance(module, Module):
+        if not _is_module(module):
             raise ParamTreeError(
                 f"{self.path or self._title}: scope.call takes a Module, and got {module!r}. Make one with "
                 "pt.module(function), pt.wrap(init, apply) or nn.Lambda(function)."
@@ -428,8 +479,7 @@ class Scope:
         spec = ParamSpec(_as_shape(shape), jnp.dtype(dtype or jnp.float32), init)
         if self._run.declaring:
             return self._run.declare(join(self._home, name), spec, fixed, join(self.path, name))
-        value = self._run.read(join(self.path, name), spec, self)
-        return jax.lax.stop_gradient(value) if fixed else value
+        return self._run.read(join(self.path, name), spec, self)
 
 
 def _input_text(value: Any) -> str:
@@ -439,8 +489,12 @@ def _input_text(value: Any) -> str:
 
 
 def _as_shape(shape: Any) -> tuple[Any, ...]:
-    sizes = (shape,) if isinstance(shape, int) else tuple(shape)
-    return tuple(int(size) if isinstance(size, int | np.integer) else size for size in sizes)
+    sizes: tuple[Any, ...] = tuple(shape) if isinstance(shape, Iterable) else (shape,)
+    return tuple(int(size) if _is_number(size) else size for size in sizes)
+
+
+def _is_number(size: object) -> bool:
+    return isinstance(size, int | np.integer)
 
 
 # the four functions of a module
@@ -458,7 +512,9 @@ def _init(net: Module) -> Callable[..., Any]:
         Raises:
             RuleError: listing every rule that hits nothing or is shadowed.
             MismatchError: where a size is unknown, or an initialiser gives another shape or dtype.
+            ParamTreeError: where the key is none, or something is no initialiser.
         """
+        check_random_key(key)
         return materialize(key, _find_specs(net, inputs, key, init), init)
 
     return init
@@ -497,7 +553,7 @@ def _apply(net: Module) -> Callable[..., Any]:
     return apply
 
 
-def _update(net: Module) -> Callable[..., Any]:
+def _apply_and_update(net: Module) -> Callable[..., Any]:
     def apply_and_update(params: Any, /, *inputs: Any, key: Any = None) -> tuple[Any, Any]:
         """Compute the net's outputs in training, and the params with new running statistics.
 
@@ -511,14 +567,24 @@ def _update(net: Module) -> Callable[..., Any]:
     return apply_and_update
 
 
-def _run(net: Module, params: Any, inputs: Sequence[Any], train: bool, key: Any) -> tuple[Any, dict[str, Any]]:
-    if isinstance(train, jax.core.Tracer):
+def _run(
+    net: Module, params: Any, inputs: Sequence[Any], train: bool, key: Any
+) -> tuple[Any, dict[str, Any]]:
+    if isinstance(train, Tracer):
         raise ParamTreeError("train= is a traced value; write jax.jit(net.apply, static_argnames='train').")
-    run = _Run(resolve(params), train=train, key=key, sources=tied_names(structure_of(params)))
+    if not isinstance(params, dict):
+        raise MismatchError(
+            f"{net.title}: params are of type {type(params).__name__}; pass the nested dict that init "
+            "returned, then the inputs."
+        )
+    if key is not None:
+        check_random_key(key, "key=")
+    given: Any = params
+    run = _Run(resolve(given), train=train, key=key, sources=tied_names(structure_of(given)))
     return net.call(Scope(run, net.title, "", "", tuple(inputs)), *inputs), run.updates
 
 
-def _find_specs(net: Module, inputs: Sequence[Any], key: Any, init: Any) -> Any:
+def _find_specs(net: Module, inputs: tuple[Any, ...], key: Any, init: Any) -> Any:
     shapes = _parse_inputs(inputs)
     found: dict[str, Any] = {}
 
@@ -526,41 +592,56 @@ def _find_specs(net: Module, inputs: Sequence[Any], key: Any, init: Any) -> Any:
         found.update(_declare(net, inputs, None))
 
     try:
-        jax.eval_shape(trace, *shapes)
-    except _NEEDS_VALUES as error:
-        if not all(map(_is_concrete, jax.tree.leaves(shapes))):
+        _jax.eval_shape(trace, *shapes)
+    except NEEDS_VALUES as error:
+        if not all(map(_is_concrete, jax.tree.leaves((shapes, key)))):
             raise ParamTreeError(
-                f"{net.title} decides by values in Python, so its parameters cannot be found from shapes alone. "
-                "Pass arrays, outside of jit; or use jax.lax.cond or jax.lax.while_loop in it."
+                f"{net.title} decides by values in Python, so its parameters cannot be found from shapes "
+                "alone. Pass arrays, outside of jit and vmap; or use jax.lax.cond or jax.lax.while_loop."
             ) from error
-        found = _declare(net, tuple(shapes), partial(_draw_one, jax.random.key(0) if key is None else key, init))
+        value = partial(_draw_one, jax.random.key(0) if key is None else key, init)
+        found = _declare(net, shapes, value)
     return nest(found)
 
 
 def _declare(net: Module, inputs: tuple[Any, ...], value: Any) -> dict[str, Any]:
-    run = _Run(declaring=True, value=value, key=jax.random.key(0))
+    run = _declare_once(net, inputs, value, {})
+    moved = {home: place for home, place in run.owners.items() if home != place}
+    return (_declare_once(net, inputs, value, moved) if moved else run).declared
+
+
+def _declare_once(net: Module, inputs: tuple[Any, ...], value: Any, moved: dict[str, str]) -> _Run:
+    run = _Run(declaring=True, value=value, key=jax.random.key(0), moved=moved)
     net.call(Scope(run, net.title, "", run.home(net, ""), inputs), *inputs)
-    return run.declared
+    return run
 
 
 def _draw_one(key: jax.Array, init: Any, name: str, spec: ParamSpec, fixed: bool) -> Any:
     return draw(key, {name: ParamSpec(spec.shape, spec.dtype, choose(init, name, spec, fixed))})[name]
 
 
-def _is_concrete(value: Any) -> bool:
-    return not isinstance(value, jax.core.Tracer | jax.ShapeDtypeStruct)
+def _is_concrete(value: object) -> bool:
+    return not isinstance(value, Tracer | jax.ShapeDtypeStruct)
 
 
-def _parse_inputs(inputs: Sequence[Any]) -> list[Any]:
+def _parse_inputs(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     scope = jax.export.SymbolicScope()
-    return [_parse_shape(each, scope) if isinstance(each, str) else each for each in inputs]
+    return jax.tree.map(lambda each: _parse_shape(each, scope) if isinstance(each, str) else each, inputs)
 
 
-def _parse_shape(text: str, scope: Any) -> jax.ShapeDtypeStruct:
-    dtype, bracket, sizes = text.rpartition("[")
+_SHAPE = re.compile(r"\s*(?:(\w*)\s*\[([^\[\]]*)\]|([^\[\]]+))\s*")
+
+
+def _parse_shape(text: str, scope: jax.export.SymbolicScope) -> jax.ShapeDtypeStruct:
+    found = _SHAPE.fullmatch(text)
     try:
-        shape = jax.export.symbolic_shape(sizes.removesuffix("]") if bracket else sizes, scope=scope)
-        return jax.ShapeDtypeStruct(shape, jnp.dtype(dtype.strip() or "float32"))
+        if found is None:
+            raise ValueError("it is neither sizes nor dtype[sizes]")
+        dtype, inside, bare = found.groups()
+        shape = jax.export.symbolic_shape(inside if bare is None else bare, scope=scope)
+        if any(isinstance(size, int) and size < 0 for size in shape):
+            raise ValueError("a size is negative")
+        return jax.ShapeDtypeStruct(shape, jnp.dtype(dtype or "float32"))
     except (ValueError, TypeError) as error:
         raise ParamTreeError(
             f"{text!r} is no shape. Write sizes and symbols, such as 'batch, 20' or 'int32[batch, time]'."
@@ -577,10 +658,9 @@ def wrap(init: Call, apply: Call, /, *, title: str = "Wrapped", name: str | None
     conventions are known by their argument names: stax's `init(rng, input_shape)`, which also returns the
     output's shape, and Haiku's `apply(params, rng, ...)`. At init the inputs are zeros of the right shape.
 
-    >>> from jax.example_libraries import stax
-    >>> net = wrap(*stax.Dense(3))
+    >>> net = wrap(lambda key, x: {"w": jnp.ones(x.shape[-1])}, lambda params, x: x @ params["w"])
     >>> net.specs("batch, 5")
-    {'0': ParamSpec((5, 3), float32), '1': ParamSpec((3,), float32)}
+    {'w': ParamSpec((5,), float32)}
     """
     takes_shape = "input_shape" in signature(init).parameters
     takes_rng = list(signature(apply).parameters)[1:2] == ["rng"]
@@ -588,16 +668,21 @@ def wrap(init: Call, apply: Call, /, *, title: str = "Wrapped", name: str | None
     def make(key: jax.Array, shapes: Sequence[Any]) -> Any:
         if takes_shape:
             return init(key, shapes[0].shape if len(shapes) == 1 else [each.shape for each in shapes])[1]
-        return init(key, *jax.tree.map(lambda each: jnp.zeros(each.shape, each.dtype), shapes))
+        return init(key, *jax.tree.map(_zeros, shapes))
+
+    def abstract(shapes: Sequence[Any]) -> Any:
+        return _jax.eval_shape(partial(make, shapes=shapes), jax.random.key(0))
 
     def call(scope: Scope, *inputs: Any) -> Any:
-        shapes = jax.tree.map(_known_shape, inputs)
-        like, structure = flatten_named(jax.eval_shape(lambda key: make(key, shapes), jax.random.key(0)))
-        joint = Joint(scope.home, lambda key: jax.tree.leaves(make(key, shapes)))
+        shapes = jax.tree.map(partial(_known_shape, 1), inputs)
+        like, structure = flatten_named(abstract(shapes))
+        if jax.tree.leaves(abstract(jax.tree.map(partial(_known_shape, 2), inputs))) != like:
+            raise MismatchError(f"{scope.called()} needs the sizes that its parameters depend on as numbers.")
+        joint = Joint(scope.home, lambda key: jax.tree.map(jnp.asarray, jax.tree.leaves(make(key, shapes))))
         values = list(like)
         for name, index in zip(structure.names, structure.indices, strict=True):
             values[index] = scope.foreign(name, like[index], Part(joint, index))
-        params = structure.treedef.unflatten(values)
+        params = jax.tree.unflatten(structure.treedef, values)
         if takes_rng:
             return apply(params, scope.key() if scope.has_key else None, *inputs)
         keyed = {"rng": scope.key()} if takes_shape and scope.has_key else {}
@@ -606,7 +691,12 @@ def wrap(init: Call, apply: Call, /, *, title: str = "Wrapped", name: str | None
     return Module(call, title, name)
 
 
-def _known_shape(value: Any) -> jax.ShapeDtypeStruct:
-    """Give an input's shape, with 1 for every size that is only a symbol."""
-    value = value if hasattr(value, "dtype") else jnp.asarray(value)
-    return jax.ShapeDtypeStruct([size if isinstance(size, int) else 1 for size in value.shape], value.dtype)
+def _zeros(like: Any) -> jax.Array:
+    return _jax.numpy.zeros(like.shape, like.dtype)
+
+
+def _known_shape(stand_in: int, value: Any) -> jax.ShapeDtypeStruct:
+    """Give an input's shape, with a stand-in for every size that is only a symbol."""
+    value = value if hasattr(value, "dtype") else _jax.numpy.asarray(value)
+    sizes = [size if isinstance(size, int) else stand_in for size in value.shape]
+    return jax.ShapeDtypeStruct(sizes, value.dtype)

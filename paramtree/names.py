@@ -5,20 +5,35 @@ once for each `PyTreeDef` and kept in a bounded cache: a warm look-up costs a fl
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from operator import itemgetter
-from typing import Any
+from typing import Any, Protocol, TypeGuard
 
 import jax
-from jax.tree_util import PyTreeDef
 
 from paramtree.errors import BadNameError, listing, raise_faults
 
 SEPARATOR = "/"
 
+# jaxlib gives no types for treedefs and key paths; seen as Any, the rest can be checked strictly
+_tree_util: Any = jax.tree_util
+
 _LEADING = ("weight", "kernel", "gamma", "scale")  # a weight is listed before its bias, as models print it
+
+
+class TreeDef(Protocol):
+    """What is used of JAX's description of a tree's structure, `jax.tree_util.PyTreeDef`."""
+
+    @property
+    def num_leaves(self) -> int:
+        """The number of leaves."""
+        ...
+
+    def unflatten(self, leaves: Iterable[Any], /) -> Any:
+        """Build the tree of this structure with these leaves."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +51,7 @@ class Structure:
         leafless: name to value, of all that holds no leaf: an `Alias`, `None`, an empty container.
     """
 
-    treedef: PyTreeDef
+    treedef: TreeDef
     names: tuple[str, ...]
     indices: tuple[int, ...]
     position: dict[str, int]
@@ -98,12 +113,18 @@ def check_key(key: object, where: str = "") -> str:
 
 
 def key_fault(key: object) -> str:
+    """Say why a key cannot stand in a name; an empty text where it can.
+
+    >>> key_fault("dense0"), key_fault("")
+    ('', 'is empty; give it a name')
+    """
     if not isinstance(key, str):
         return f"is of type {type(key).__name__}; keys are strings, such as {str(key)!r}"
     if not key:
         return "is empty; give it a name"
     if SEPARATOR in key:
-        return f"holds a {SEPARATOR!r}, which separates keys; nest dicts instead, or write {key.replace('/', '_')!r}"
+        instead = key.replace(SEPARATOR, "_")
+        return f"holds a {SEPARATOR!r}, which separates keys; nest dicts instead, or write {instead!r}"
     return ""
 
 
@@ -119,17 +140,36 @@ def key_text(entry: Any) -> str:
     return str(entry)
 
 
-def children(node: Any) -> list[tuple[Any, Any]]:
-    """List the (key path entry, child) pairs one level below a node that is not a dict.
+def children(node: Any) -> list[tuple[str, Any]]:
+    """List the (key, child) pairs one level below a node, in JAX's order; a leaf has none.
 
-    >>> children([5, {"a": 6}])
-    [(SequenceKey(idx=0), 5), (SequenceKey(idx=1), {'a': 6})]
+    >>> children([5, {"a": 6}]), children(5)
+    ([('0', 5), ('1', {'a': 6})], [])
     """
-    pairs = jax.tree_util.tree_flatten_with_path(node, is_leaf=lambda child: child is not node)[0]
-    return [(path[0], child) for path, child in pairs]
+    pairs, _ = _flatten_level(node)
+    return [(key_text(path[0]), child) for path, child in pairs if path]
 
 
-def index_tree(treedef: PyTreeDef) -> Any:
+def map_children(change: Callable[[str, Any], Any], node: Any) -> Any:
+    """Rebuild a node with `change(key, child)` for each child one level below; a leaf stays as it is.
+
+    >>> map_children(lambda key, child: (key, child), [5, {"a": 6}])
+    [('0', 5), ('1', {'a': 6})]
+    """
+    pairs, treedef = _flatten_level(node)
+    if not all(path for path, _ in pairs):
+        return node
+    return treedef.unflatten([change(key_text(path[0]), child) for path, child in pairs])
+
+
+def _flatten_level(node: Any) -> tuple[list[tuple[Any, Any]], TreeDef]:
+    def is_below(part: Any) -> bool:
+        return part is not node
+
+    return _tree_util.tree_flatten_with_path(node, is_leaf=is_below)
+
+
+def index_tree(treedef: TreeDef) -> Any:
     """Build the tree of this structure whose leaves are their own positions in `jax.tree.leaves`.
 
     Whatever a verb does to a structure it does once to this tree of integers; see `Plan`.
@@ -141,11 +181,14 @@ def walk(node: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     """Yield (name, value) for all that lies below an index tree: leaf positions, and what holds no leaf.
 
     A container whose type has `transparent = True` gives its one leaf its own name.
+
+    Raises:
+        BadNameError: where a key is empty.
     """
     if type(node) is int:
         yield name, node
-    elif isinstance(node, dict) and node:
-        for key in sorted(node, key=lambda key: natural_key(str(key))):
+    elif is_dict(node) and node:
+        for key in sorted(node, key=lambda key: natural_name_key(str(key))):
             if key == "":
                 raise BadNameError(f"the key '' in {name or 'the root'!r} is empty; give it a name.")
             yield from walk(node[key], f"{name}{SEPARATOR}{key}" if name else str(key))
@@ -153,29 +196,41 @@ def walk(node: Any, name: str = "") -> Iterator[tuple[str, Any]]:
         below = children(node)
         if not below:
             yield name, node
-        for entry, child in below:
-            transparent = getattr(type(node), "transparent", False)
-            yield from walk(child, name if transparent else join(name, key_text(entry)))
+        transparent = is_transparent(node)
+        for key, child in sorted(below, key=lambda pair: natural_key(pair[0])):
+            yield from walk(child, name if transparent else join(name, key))
+
+
+def is_dict(value: object) -> TypeGuard[dict[Any, Any]]:
+    """Tell whether something in a tree is a dict."""
+    return isinstance(value, dict)
+
+
+def is_transparent(value: object) -> bool:
+    """Tell whether something in a tree gives its one leaf its own name."""
+    return getattr(type(value), "transparent", False)
 
 
 def structure_of(tree: Any) -> Structure:
     """Name every leaf of a tree.
 
     Raises:
-        BadNameError: where a key is empty, two leaves have one name, or the tree is one bare leaf.
+        BadNameError: where a key is empty, two leaves have one name, the keys of a dict cannot be sorted,
+            or the tree is one bare leaf.
     """
-    return _structure_of(jax.tree.structure(tree))
+    return flatten_named(tree)[1]
 
 
-def _structure_of(treedef: PyTreeDef) -> Structure:
+def _structure_of(treedef: TreeDef) -> Structure:
     try:
-        hash(treedef)
-    except TypeError:  # a tree of another library may carry static data that cannot be hashed
+        return _cached_structure(treedef)
+    except BadNameError:
+        raise
+    except ValueError:  # a tree of another library may carry static data that cannot be compared: arrays
         return _read_structure(treedef)
-    return _cached_structure(treedef)
 
 
-def _read_structure(treedef: PyTreeDef) -> Structure:
+def _read_structure(treedef: TreeDef) -> Structure:
     names: list[str] = []
     indices: list[int] = []
     leafless: dict[str, Any] = {}
@@ -196,8 +251,9 @@ def _read_structure(treedef: PyTreeDef) -> Structure:
 _cached_structure = lru_cache(maxsize=256)(_read_structure)
 
 
-def _raise_name_clash(treedef: PyTreeDef, names: Sequence[str], indices: Sequence[int]) -> None:
-    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(index_tree(treedef))]
+def _raise_name_clash(treedef: TreeDef, names: Sequence[str], indices: Sequence[int]) -> None:
+    with_paths = _tree_util.tree_leaves_with_path(index_tree(treedef))
+    paths = [_tree_util.keystr(path) for path, _ in with_paths]
     by_name: dict[str, list[str]] = {}
     for name, index in zip(names, indices, strict=True):
         by_name.setdefault(name, []).append(paths[index])
@@ -215,9 +271,27 @@ def flatten_named(tree: Any) -> tuple[list[Any], Structure]:
     >>> leaves, structure = flatten_named({"b": {"weight": 1.0, "bias": 2.0}})
     >>> leaves, structure.names, structure.indices
     ([2.0, 1.0], ('b/weight', 'b/bias'), (1, 0))
+
+    Raises:
+        BadNameError: as `structure_of` does.
     """
-    leaves, treedef = jax.tree.flatten(tree)
+    leaves, treedef = flatten_tree(tree)
     return leaves, _structure_of(treedef)
+
+
+def flatten_tree(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> tuple[list[Any], TreeDef]:
+    """Flatten a tree as `jax.tree.flatten` does.
+
+    >>> flatten_tree({"b": 1.0, "a": 2.0})[0]
+    [2.0, 1.0]
+
+    Raises:
+        BadNameError: where JAX cannot flatten it, as the keys of a dict cannot be sorted.
+    """
+    try:
+        return _tree_util.tree_flatten(tree, is_leaf)
+    except ValueError as error:
+        raise BadNameError(f"JAX cannot flatten this tree: {error} Make all keys strings.") from error
 
 
 def picker(indices: Sequence[int]) -> Callable[[Sequence[Any]], tuple[Any, ...]]:
@@ -236,12 +310,12 @@ class Plan:
     """How to build a tree from the leaves of another: made once per structure, from an index tree."""
 
     pick: Callable[[Sequence[Any]], tuple[Any, ...]]
-    treedef: PyTreeDef
+    treedef: TreeDef
 
     @classmethod
     def of(cls, tree: Any) -> "Plan":
         """Read a plan off an index tree that a verb has restructured."""
-        indices, treedef = jax.tree.flatten(tree)
+        indices, treedef = flatten_tree(tree)
         return cls(picker(indices), treedef)
 
     def build(self, leaves: Sequence[Any]) -> Any:
@@ -249,17 +323,24 @@ class Plan:
         return self.treedef.unflatten(self.pick(leaves))
 
 
-def nest(flat: dict[str, Any]) -> dict[str, Any]:
+def nest(flat: Mapping[Any, Any]) -> dict[str, Any]:
     """Build the nested dict of (name, value) pairs.
 
+    >>> nest({"a/weight": 1.0, "b/c/bias": 2.0})
+    {'a': {'weight': 1.0}, 'b': {'c': {'bias': 2.0}}}
+
     Raises:
-        BadNameError: listing every name with an empty key, and every name that is also a block.
+        BadNameError: listing every name that is no text or has an empty key, and every name that is also
+            a block.
     """
     faults: list[str] = []
     nested: dict[str, Any] = {}
     blocks = {"": nested}  # every dict made here, by name: a dict among the values is a value
     for name, value in flat.items():
-        if not isinstance(name, str) or not all(name.split(SEPARATOR)):
+        if not isinstance(name, str):
+            faults.append(f"{name!r} is of type {type(name).__name__}; names are strings")
+            continue
+        if not all(name.split(SEPARATOR)):
             faults.append(f"{name!r} has an empty key; write 'block/weight'")
             continue
         parent, block = "", nested
@@ -274,7 +355,8 @@ def nest(flat: dict[str, Any]) -> dict[str, Any]:
             block = blocks[parent]
         else:
             if name in blocks:
-                faults.append(f"{name!r} is a parameter, and a block that holds {listing(list(blocks[name]))}")
+                inside = listing([repr(join(name, key)) for key in blocks[name]])
+                faults.append(f"{name!r} is a parameter, and a block that holds {inside}")
             else:
                 block[last] = value
     raise_faults(BadNameError, "these names cannot be nested:", faults)

@@ -5,7 +5,7 @@ A node is a small registered pytree below `Node`. The protocol, for the kinds he
 - its leaves are named below the key it stands at; or, with `transparent = True` and one leaf, that leaf
   keeps the key's own name;
 - `resolve(lookup)` is a pure method that gives the array (or the block) it stands for, where
-  `lookup(name)` gives whatever another name stands for.
+  `lookup(name)` gives whatever another name stands for. Nodes in a node are resolved before it is.
 
 >>> import jax, jax.numpy as jnp
 >>> @jax.tree_util.register_dataclass
@@ -29,9 +29,24 @@ import jax
 import jax.numpy as jnp
 
 from paramtree.errors import TieError, did_you_mean
-from paramtree.names import SEPARATOR, Structure, index_tree, is_under, join, structure_of, walk
+from paramtree.names import (
+    SEPARATOR,
+    Structure,
+    children,
+    index_tree,
+    is_dict,
+    is_transparent,
+    is_under,
+    join,
+    map_children,
+    structure_of,
+    walk,
+)
 
 Lookup = Callable[[str], Any]
+
+_jax: Any = jax  # whose types of what it traces are not known
+_ABSENT: Any = object()
 
 
 class Node:
@@ -40,7 +55,11 @@ class Node:
     transparent: ClassVar[bool] = False
 
     def resolve(self, lookup: Lookup, /) -> Any:
-        """Give what this node stands for; `lookup(name)` gives what another name stands for."""
+        """Give what this node stands for; `lookup(name)` gives what another name stands for.
+
+        Raises:
+            NotImplementedError: where a kind of node has no such method.
+        """
         raise NotImplementedError(f"{type(self).__name__} has no method resolve(lookup)")
 
 
@@ -56,7 +75,8 @@ class Alias(Node):
         target: the name, from the root of the tree, of a parameter, a block or another alias.
         transpose: whether this place sees the array with its last two axes exchanged.
 
-    >>> params = {"embed": {"weight": jnp.ones((5, 3))}, "head": {"weight": Alias("embed/weight", transpose=True)}}
+    >>> params = {"embed": {"weight": jnp.ones((5, 3))}}
+    >>> params["head"] = {"weight": Alias("embed/weight", transpose=True)}
     >>> resolve(params)["head"]["weight"].shape
     (3, 5)
     """
@@ -65,13 +85,13 @@ class Alias(Node):
     transpose: bool = False
 
     def resolve(self, lookup: Lookup, /) -> Any:
-        """Look the target up."""
+        """Look the target up.
+
+        Raises:
+            TieError: where it is to be transposed, and is no matrix.
+        """
         found = lookup(self.target)
-        if not self.transpose:
-            return found
-        if isinstance(found, dict) or found.ndim < 2:
-            raise TieError(f"{self.target!r} is tied transposed, but is no matrix. Tie it without transpose=True.")
-        return jnp.swapaxes(found, -1, -2)
+        return _transpose(found, self.target) if self.transpose else found
 
     def __str__(self) -> str:
         return f"{self.target}, transposed" if self.transpose else self.target
@@ -82,8 +102,8 @@ class Alias(Node):
 class Fixed(Node):
     """Hold a constant, or a running statistic: one leaf, under the key's own name, without a gradient.
 
-    >>> import jax
-    >>> jax.grad(lambda p: (resolve(p)["a"] * resolve(p)["b"]).sum())({"a": jnp.ones(2), "b": Fixed(jnp.ones(2))})["b"]
+    >>> loss = lambda params: (resolve(params)["a"] * resolve(params)["b"]).sum()
+    >>> jax.grad(loss)({"a": jnp.ones(2), "b": Fixed(jnp.ones(2))})["b"]
     Fixed(value=Array([0., 0.], dtype=float32))
     """
 
@@ -93,7 +113,7 @@ class Fixed(Node):
     def resolve(self, lookup: Lookup, /) -> Any:
         """Give the value, with its gradient stopped."""
         del lookup
-        return jax.lax.stop_gradient(self.value) if isinstance(self.value, jax.Array) else self.value
+        return jax.tree.map(_stop_gradient, self.value)
 
     # a predicate (name, leaf) is given the node itself, and asks it what it would ask an array
     @property
@@ -117,14 +137,23 @@ class Fixed(Node):
         return self.value.size
 
 
+def _transpose(matrix: Any, name: str) -> Any:
+    if isinstance(matrix, bool | str):
+        return matrix  # a mask or label is the same for a transposed place
+    if len(getattr(matrix, "shape", ())) < 2:
+        raise TieError(f"{name!r} is tied transposed, but is no matrix. Tie it without transpose=True.")
+    if hasattr(matrix, "swapaxes"):
+        return matrix.swapaxes(-1, -2)
+    return _jax.eval_shape(partial(jnp.swapaxes, axis1=-1, axis2=-2), matrix)
+
+
+def _stop_gradient(value: Any) -> Any:
+    return jax.lax.stop_gradient(value) if isinstance(value, jax.Array) else value
+
+
 def is_node(value: object) -> bool:
     """Tell whether something in a tree is a node."""
     return isinstance(value, Node)
-
-
-def is_transparent(value: object) -> bool:
-    """Tell whether something in a tree gives its one leaf its own name."""
-    return getattr(type(value), "transparent", False)
 
 
 @lru_cache(maxsize=256)
@@ -160,14 +189,18 @@ class _Resolution:
 
     root: Any
     names_only: bool = False
-    open: list[str] = field(default_factory=list)
+    open: list[str] = field(default_factory=list[str])
 
     def expand(self, node: Any, place: str) -> Any:
-        if type(node) is dict:
-            return {key: self.expand(child, join(place, key)) for key, child in node.items()}
-        if is_node(node):
+        if is_dict(node) and type(node) is dict:
+            return {key: self.expand(child, join(place, str(key))) for key, child in node.items()}
+        if jax.tree_util.all_leaves([node]):
+            return node
+        inside = "" if is_transparent(node) else SEPARATOR
+        node = map_children(lambda key, child: self.expand(child, join(place, inside and key)), node)
+        if isinstance(node, Alias) or (is_node(node) and not self.names_only):
             return self._resolve(node, place)
-        return jax.tree.map(lambda part: self._resolve(part, place) if is_node(part) else part, node, is_leaf=is_node)
+        return node
 
     def _resolve(self, node: Node, place: str) -> Any:
         if place in self.open:
@@ -175,24 +208,35 @@ class _Resolution:
             raise TieError(f"the tie of {place!r} is a circle: {circle}. Let one of these be an array.")
         self.open.append(place)
         try:
-            if not self.names_only:
-                return node.resolve(partial(self._lookup, place))
-            return self._lookup(place, node.target) if isinstance(node, Alias) else node
+            if self.names_only and isinstance(node, Alias):
+                return self._lookup(place, node.target)
+            return node.resolve(partial(self._lookup, place))
         finally:
             self.open.pop()
 
     def _lookup(self, place: str, target: str) -> Any:
         node, at = self.root, ""
         for key in target.split(SEPARATOR):
-            if is_node(node):
+            if isinstance(node, Alias):
                 node = self._resolve(node, at)
-            if not isinstance(node, dict) or key not in node:
+            while is_transparent(node):
+                node = children(node)[0][1]
+            node, at = _child(node, key), join(at, key)
+            if node is _ABSENT:
                 _raise_dangling(self.root, place, target)
-            node, at = node[key], join(at, key)
         # what holds the place cannot be looked up from the place: it would contain itself
         if place.startswith(at + SEPARATOR):
-            raise TieError(f"{place!r} is tied to {target!r}, which contains it. Tie it to a parameter or block beside it.")
+            raise TieError(
+                f"{place!r} is tied to {target!r}, which contains it. "
+                "Tie it to a parameter or block beside it."
+            )
         return self.expand(node, at)
+
+
+def _child(node: Any, key: str) -> Any:
+    if is_dict(node) and key in node:
+        return node[key]
+    return next((child for found, child in children(node) if found == key), _ABSENT)
 
 
 def _raise_dangling(root: Any, place: str, target: str) -> None:
@@ -227,41 +271,59 @@ def tied_names(structure: Structure) -> dict[str, str]:
     return {name: source for name, source in found if name != source}
 
 
+def whole_ties(structure: Structure) -> dict[str, str]:
+    """Map as `tied_names` does, for messages: a tree whose ties are broken has none to tell of.
+
+    >>> whole_ties(structure_of({"c": Alias("a")}))
+    {}
+    """
+    try:
+        return tied_names(structure)
+    except TieError:
+        return {}
+
+
 def spread_aliases(flat: dict[str, Any]) -> dict[str, Any]:
     """Replace each alias of a block, in a flattened tree, by aliases of all that the block holds.
 
     Every tie must lead somewhere; see `tied_names`.
 
-    >>> spread_aliases({"a/w": 1, "a/b": 2, "c": Alias("a")})
-    {'a/w': 1, 'a/b': 2, 'c/w': Alias(target='a/w', transpose=False), 'c/b': Alias(target='a/b', transpose=False)}
+    >>> spread_aliases({"a/w": 1, "c": Alias("a")})
+    {'a/w': 1, 'c/w': Alias(target='a/w', transpose=False)}
     """
-    flat = dict(flat)
-    while blocks := {name: node for name, node in flat.items() if isinstance(node, Alias) and node.target not in flat}:
-        for place, alias in blocks.items():
+    flat, spread = dict(flat), True
+    while spread:  # until no alias is left whose block was itself reached through an alias
+        spread = False
+        for place, alias in [(name, node) for name, node in flat.items() if isinstance(node, Alias)]:
+            if alias.target in flat:
+                continue
             inside = [name for name in flat if is_under(name, alias.target)]
-            if inside:  # else the target is itself reached through an alias, which is spread first
+            if inside:
                 del flat[place]
                 flat |= {place + name[len(alias.target) :]: Alias(name) for name in inside}
+                spread = True
     return flat
 
 
-def gather_aliases(tree: dict[str, Any], places: set[str]) -> dict[str, Any]:
+def gather_aliases(tree: dict[str, Any], places: set[str], blocks: set[str] | None = None) -> dict[str, Any]:
     """Replace each block that is nothing but aliases of all that another block holds by one alias of it.
 
     Args:
         tree: nested dicts.
         places: the names whose aliases may be gathered.
+        blocks: the names that may be gathered up to; as far as can be, if left out.
 
     >>> gather_aliases({"a": {"w": 1}, "c": {"w": Alias("a/w")}}, {"c/w"})
     {'a': {'w': 1}, 'c': Alias(target='a', transpose=False)}
     """
 
-    def gather(node: Any, name: str) -> Any:
-        if not isinstance(node, dict) or not node:
+    def gather(node: Any, name: str, inside: bool) -> Any:
+        if not is_dict(node) or not node:
             return node
-        node = {key: gather(child, join(name, key)) for key, child in node.items()}
+        inside = inside or blocks is None or name in blocks
+        node = {key: gather(child, join(name, key), inside) for key, child in node.items()}
         target = _common_target(node)
-        if not name or target is None or not all(_may_gather(join(name, key)) for key in node):
+        if not name or not inside or target is None or not all(_may_gather(join(name, key)) for key in node):
             return node
         other = _block_at(tree, target)
         if other is None or set(other) != set(node):
@@ -273,7 +335,7 @@ def gather_aliases(tree: dict[str, Any], places: set[str]) -> dict[str, Any]:
         return name in places or name in gathered
 
     gathered: set[str] = set()
-    return gather(tree, "")
+    return gather(tree, "", False)
 
 
 def _common_target(block: dict[str, Any]) -> str | None:
@@ -287,7 +349,7 @@ def _common_target(block: dict[str, Any]) -> str | None:
 
 def _block_at(tree: Any, name: str) -> dict[str, Any] | None:
     for key in name.split(SEPARATOR):
-        if not isinstance(tree, dict) or key not in tree:
+        if not is_dict(tree) or key not in tree:
             return None
         tree = tree[key]
-    return tree if isinstance(tree, dict) else None
+    return tree if is_dict(tree) else None

@@ -9,14 +9,14 @@ nothing raises, and so do rules that are unused, shadowed, or leave a parameter 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
-from itertools import combinations
-from typing import Any, NamedTuple
+from itertools import chain, combinations
+from typing import Any, NamedTuple, TypeGuard
 
 import jax
 
-from paramtree.errors import NoMatchError, RuleError, SelectError, listing, nearest, raise_faults
+from paramtree.errors import HINTED, NoMatchError, RuleError, SelectError, listing, nearest, raise_faults
 from paramtree.names import Structure, flatten_named
-from paramtree.nodes import is_transparent, tied_names
+from paramtree.nodes import is_transparent, whole_ties
 
 Predicate = Callable[[str, Any], bool]
 Select = str | re.Pattern[str] | Predicate | Sequence["Select"]
@@ -46,7 +46,7 @@ def apply_select(tree: Any, select: Select | None, allow_empty: bool = False) ->
         return Selection(leaves, structure, tuple(range(len(leaves))))
     select = freeze_select(select)
     if depends_on_leaves(select):
-        places = _places(structure, select, _held(tree))
+        places = _places(structure, select, held_leaves(tree))
     else:
         places = _cached_places(structure, select)
     if not places and not allow_empty:
@@ -62,9 +62,13 @@ def freeze_select(select: Any) -> Any:
     """
     if isinstance(select, str):
         return compile_pattern(select).pattern
-    if isinstance(select, re.Pattern) or callable(select):
+    if _is_pattern(select):
+        if type(select.pattern) is not str:
+            raise SelectError(f"{select.pattern!r} is a pattern of bytes, and names are text. Drop the b.")
         return select
-    if isinstance(select, Iterable):
+    if callable(select):
+        return select
+    if _is_iterable(select) and not isinstance(select, bytes) and not _is_mapping(select):
         return tuple(map(freeze_select, select))
     raise SelectError(
         f"{select!r} of type {type(select).__name__} is not a select. Pass a regular expression, a compiled "
@@ -95,9 +99,25 @@ def _compiles(text: str) -> bool:
     return True
 
 
+def _is_pattern(select: object) -> TypeGuard[re.Pattern[str]]:
+    return isinstance(select, re.Pattern)
+
+
+def _is_iterable(select: object) -> TypeGuard[Iterable[Any]]:
+    return isinstance(select, Iterable)
+
+
+def _is_mapping(rules: object) -> TypeGuard[Mapping[Any, Any]]:
+    return isinstance(rules, Mapping)
+
+
+def _is_several(select: object) -> TypeGuard[tuple[Any, ...]]:
+    return isinstance(select, tuple)
+
+
 def depends_on_leaves(select: Any) -> bool:
     """Tell whether a select asks for values, not names alone, so that its answer must not be cached."""
-    if isinstance(select, tuple):
+    if _is_several(select):
         return any(map(depends_on_leaves, select))
     return callable(select)
 
@@ -110,22 +130,29 @@ def matches(select: Any, name: str, leaf: Any = None) -> bool:
     """
     if isinstance(select, str):
         return re.fullmatch(select, name) is not None
-    if isinstance(select, re.Pattern):
+    if _is_pattern(select):
         return select.fullmatch(name) is not None
     if callable(select):
         return bool(select(name, leaf))
     return any(matches(each, name, leaf) for each in select)
 
 
-def _held(tree: Any) -> list[Any]:
-    return jax.tree.leaves(tree, is_leaf=is_transparent)
+def held_leaves(tree: Any) -> list[Any]:
+    """List the leaves in JAX's order, each as the transparent node that holds it, where one does.
+
+    >>> from paramtree.nodes import Fixed
+    >>> held_leaves({"a": 1.0, "b": Fixed(2.0)})
+    [1.0, Fixed(value=2.0)]
+    """
+    held = jax.tree.leaves(tree, is_leaf=is_transparent)
+    return [node for node in held for _ in (jax.tree.leaves(node) if is_transparent(node) else (node,))]
 
 
 def _places(structure: Structure, select: Any, held: Sequence[Any] | None = None) -> tuple[int, ...]:
     if held is not None:
         named = zip(structure.names, structure.indices, strict=True)
         return tuple(place for place, (name, index) in enumerate(named) if matches(select, name, held[index]))
-    if isinstance(select, tuple):
+    if _is_several(select):
         return tuple(sorted({place for each in select for place in _places(structure, each)}))
     fullmatch = re.compile(select).fullmatch
     return tuple(place for place, name in enumerate(structure.names) if fullmatch(name))
@@ -145,19 +172,18 @@ def describe_select(select: Any) -> str:
     >>> describe_select((".*bias", re.compile("w.*")))
     "['.*bias', 'w.*']"
     """
-    if isinstance(select, tuple):
+    if _is_several(select):
         return f"[{', '.join(map(describe_select, select))}]"
-    if isinstance(select, re.Pattern):
+    if _is_pattern(select):
         return repr(select.pattern)
     return repr(select) if isinstance(select, str) else getattr(select, "__name__", repr(select))
 
 
 def _no_match_text(structure: Structure, select: Any) -> str:
-    names = structure.names
-    if not names:
-        return f"select {describe_select(select)} hits nothing: the tree has no parameters."
+    count = len(structure.names)
+    some = f"none of {count} parameters" if count > 1 else "nothing"
     return (
-        f"select {describe_select(select)} hits none of {len(names)} parameters{_whole_name(select)}."
+        f"select {describe_select(select)} hits {some}{_whole_name(select)}."
         f"{hints(structure, select)} Pass allow_empty=True where nothing is a good answer."
     )
 
@@ -167,18 +193,26 @@ def _whole_name(select: Any) -> str:
 
 
 def hints(structure: Structure, select: Any) -> str:
-    """Say what a select that hits nothing was probably meant to be, from the names there are."""
-    if isinstance(select, re.Pattern):
-        select = select.pattern
-    if not isinstance(select, str):
-        return f" The names are {listing(structure.names, 6)}."
-    tied = {name: source for name, source in tied_names(structure).items() if re.fullmatch(select, name)}
+    """Say what a select that hits nothing was probably meant to be, from the names there are.
+
+    >>> from paramtree.names import structure_of
+    >>> hints(structure_of({"dense0": {"weight": 1.0}}), "dense0")
+    " Did you mean 'dense0/.*'? Nearest: dense0/weight."
+    """
+    tied: list[str] = []
+    if not depends_on_leaves(select):
+        ties = whole_ties(structure)
+        tied = [f"{name} is {source}" for name, source in ties.items() if matches(select, name)]
     if tied:
-        lives = listing([f"{name} is {source}" for name, source in tied.items()], 6)
-        return f" It names only tied places: {lives}. Select a tied parameter where it lives."
+        return f" It names only tied places: {listing(tied, 6)}. Select a tied parameter where it lives."
     names = structure.names
-    meant = meant_pattern(select, names)
-    near = nearest(_as_name(select), names)
+    if not names:
+        return " The tree has no parameters."
+    if _is_several(select) or callable(select):
+        return f" The names are {listing(names, 6)}."
+    pattern = select.pattern if _is_pattern(select) else select
+    meant = meant_pattern(pattern, names)
+    near = nearest(_as_name(pattern), names)
     asked = f" Did you mean {meant!r}?" if meant else ""
     if near:
         return f"{asked} Nearest: {', '.join(near)}."
@@ -191,23 +225,23 @@ def _as_name(pattern: str) -> str:
 
 _SLIPS: tuple[Callable[[str], str], ...] = (
     lambda text: text.lstrip("/"),  # names have no leading slash
+    lambda text: text.strip("^$"),  # a pattern matches whole names as it is
+    lambda text: re.sub(r"(?<![.\])])\*", ".*", text),  # a shell's star
     lambda text: text.rstrip("/") + "/.*",  # a block, for all that is in it
     lambda text: ".*" + text,  # a part of the name, from its middle
     lambda text: text.lower(),
     lambda text: text.replace("_", "/"),  # Gluon joins with an underscore
     lambda text: text.replace(r"\.", "/"),  # torch joins with a dot
-    lambda text: re.sub(r"(?<![.\])])\*", ".*", text),  # a shell's star
 )
 
 
 def meant_pattern(pattern: str, names: Sequence[str]) -> str | None:
-    """Give the nearest pattern that does hit something, if one or two common slips explain it.
+    """Give the nearest pattern that does hit something, if one to three common slips explain it.
 
     >>> meant_pattern("/dense0/.*", ["dense0/weight"]), meant_pattern("Dense0", ["dense0/weight"])
     ('dense0/.*', 'dense0/.*')
     """
-    slips = [(slip,) for slip in _SLIPS] + list(combinations(_SLIPS, 2))
-    for steps in slips:
+    for steps in chain.from_iterable(combinations(_SLIPS, count) for count in (1, 2, 3)):
         meant = pattern
         for step in steps:
             meant = step(meant)
@@ -233,14 +267,16 @@ def parse_rules(rules: Any) -> list[Rule]:
         RuleError: where they are neither.
         SelectError: where a select is none.
     """
-    pairs = rules.items() if isinstance(rules, Mapping) else rules
-    if not isinstance(pairs, Iterable) or isinstance(pairs, str):
+    pairs = rules.items() if _is_mapping(rules) else rules
+    if isinstance(pairs, str) or not _is_iterable(pairs):
         raise RuleError(f"{rules!r} are no rules. Pass a dict {{select: value}}, or a list of such pairs.")
-    pairs = list(pairs)
+    parsed: list[Rule] = []
     for pair in pairs:
-        if not (isinstance(pair, tuple | list) and len(pair) == 2):
+        if not issubclass(type(pair), tuple | list) or len(pair) != 2:
             raise RuleError(f"{pair!r} is no rule. A rule is a pair (select, value).")
-    return [Rule(freeze_select(select), value) for select, value in pairs]
+        select, value = pair
+        parsed.append(Rule(freeze_select(select), value))
+    return parsed
 
 
 def apply_rules(
@@ -270,7 +306,7 @@ def apply_rules(
     if spelled_out is None and not depends_on_leaves(selects):
         hits = _cached_hits(structure, selects)
     else:
-        hits = _hits(structure, selects, _held(tree), spelled_out)
+        hits = _hits(structure, selects, held_leaves(tree), spelled_out)
     winners = _winners(hits, len(structure.names))
     _check_rules(structure, parsed, hits, winners, default is REQUIRED)
     values = [default if winner is None else parsed[winner].value for winner in winners]
@@ -319,7 +355,8 @@ def _check_rules(
     for number, rule in enumerate(rules):
         label = f"rule {number} {describe_select(rule.select)}"
         if not hits[number]:
-            faults.append(f"{label} hits nothing.{hints(structure, rule.select)}")
+            hint = hints(structure, rule.select) if len(faults) < HINTED else ""
+            faults.append(f"{label} hits nothing.{hint}")
         elif number not in used:
             earlier = sorted({winner for place in hits[number] if (winner := winners[place]) is not None})
             by = listing([f"rule {each} {describe_select(rules[each].select)}" for each in earlier], 4)
@@ -328,4 +365,5 @@ def _check_rules(
     bare = [name for name, winner in zip(names, winners, strict=True) if winner is None]
     if required and bare:
         faults.append(f"no rule covers {listing(bare, 6)}. Add a rule, or pass default=.")
-    raise_faults(RuleError, f"rules do not fit the tree of {len(names)} parameters:", faults)
+    count = f"{len(names)} parameter{'' if len(names) == 1 else 's'}"
+    raise_faults(RuleError, f"rules do not fit the tree of {count}:", faults)

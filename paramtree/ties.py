@@ -5,13 +5,14 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.core import Tracer
 
 from paramtree import display
-from paramtree.errors import NoMatchError, TieError, did_you_mean, listing, raise_faults
-from paramtree.names import flatten_named, index_tree, is_under, join, nest, structure_of
+from paramtree.errors import BadNameError, NoMatchError, TieError, did_you_mean, listing, raise_faults
+from paramtree.names import flatten_tree, is_under, natural_name_key, nest, structure_of
 from paramtree.nodes import Alias, Fixed, gather_aliases, is_transparent, resolve, spread_aliases, tied_names
-from paramtree.select import Select, apply_select, describe_select, freeze_select, hints, matches
-from paramtree.tree import flat_leaves, flatten
+from paramtree.select import Select, apply_select, describe_select, freeze_select, matches
+from paramtree.tree import flat_leaves, flatten, is_array_like
 
 
 def tie(params: dict[str, Any], ties: Mapping[str, str | Alias], /) -> dict[str, Any]:
@@ -28,31 +29,51 @@ def tie(params: dict[str, Any], ties: Mapping[str, str | Alias], /) -> dict[str,
         TieError: listing every place and target that is not in the tree, every tie to itself or within
             itself, and all ties between different shapes, dtypes or blocks.
     """
+    strange = [
+        f"{place!r} to {target!r} of type {type(target).__name__}; give the name where it lives, or an Alias"
+        for place, target in ties.items()
+        if not _is_target(target)
+    ]
+    raise_faults(TieError, "tie: these cannot be tied:", strange)
     wanted = {place: target if isinstance(target, Alias) else Alias(target) for place, target in ties.items()}
-    plain = resolve(params)
+    plain = flat_leaves(resolve(params))
     faults = [fault for place, alias in wanted.items() for fault in _tie_faults(plain, place, alias)]
+    faults += [
+        f"{inner!r} lies in {outer!r}, which is to be tied as a whole; name only one of them"
+        for inner in wanted
+        for outer in wanted
+        if inner != outer and is_under(inner, outer)
+    ]
     raise_faults(TieError, "tie: these cannot be tied:", faults)
-    flat = {
-        name: node
-        for name, node in flatten(params).items()
-        if not any(is_under(name, place) for place in wanted)
-    }
-    tied = nest(flat | wanted)
+    whole = flat = flatten(params)
+    blocks = [name for name, node in flat.items() if isinstance(node, Alias)]
+    if any(name != place and is_under(place, name) for name in blocks for place in wanted):
+        flat = spread_aliases(flat)
+    kept = {name: node for name, node in flat.items() if not any(is_under(name, place) for place in wanted)}
+    tied = gather_aliases(nest(kept | wanted), kept.keys() - whole.keys(), whole.keys() - flat.keys())
     tied_names(structure_of(tied))  # raises where the new ties go in a circle
     return tied
 
 
-def _tie_faults(plain: Any, place: str, alias: Alias) -> list[str]:
+def _is_target(target: object) -> bool:
+    return isinstance(target, str | Alias)
+
+
+def _tie_faults(plain: Mapping[str, Any], place: str, alias: Alias) -> list[str]:
     target = alias.target
-    if is_under(target, place) or is_under(place, target):
-        same = "itself" if place == target else "what contains it" if is_under(place, target) else "a part of itself"
-        return [f"{place!r} would be tied to {same}; tie it to a parameter or block beside it"]
+    if place == target:
+        return [f"{place!r} would be tied to itself; tie it to a parameter or block beside it"]
+    if is_under(place, target):
+        return [f"{place!r} would be tied to what contains it; tie it to a parameter or block beside it"]
+    if is_under(target, place):
+        return [f"{place!r} would be tied to a part of itself; tie it to a parameter or block beside it"]
     old, new = _shapes(plain, place), _shapes(plain, target)
     missing = [name for name, found in ((place, old), (target, new)) if not found]
     if missing:
-        known = list(flat_leaves(plain))
-        return [f"{name!r} is not in the tree.{did_you_mean(name, known)}" for name in missing]
+        return [f"{name!r} is not in the tree.{did_you_mean(name, plain)}" for name in missing]
     if alias.transpose:
+        if any(rest or len(shape) < 3 for rest, shape in new.items()):
+            return [f"{target!r} is no matrix, so that {place!r} cannot be tied to it transposed"]
         new = {name: (*shape[:-2], *shape[:-3:-1], dtype) for name, (*shape, dtype) in new.items()}
     return [
         f"{place + rest!r} {_describe(old.get(rest))} and {target + rest!r} {_describe(new.get(rest))} differ"
@@ -61,11 +82,11 @@ def _tie_faults(plain: Any, place: str, alias: Alias) -> list[str]:
     ]
 
 
-def _shapes(plain: Any, name: str) -> dict[str, tuple[Any, ...]]:
+def _shapes(plain: Mapping[str, Any], name: str) -> dict[str, tuple[Any, ...]]:
     """Map the names below a block, or "" for a parameter, to (*shape, dtype)."""
     return {
         each[len(name) :]: (*getattr(leaf, "shape", ()), str(getattr(leaf, "dtype", type(leaf).__name__)))
-        for each, leaf in flat_leaves(plain).items()
+        for each, leaf in plain.items()
         if is_under(each, name)
     }
 
@@ -92,21 +113,21 @@ def untie(params: dict[str, Any], select: Select | None = None, /, *, copy: bool
     """
     flat, plain = flatten(params), flat_leaves(resolve(params))
     spread = spread_aliases(flat)
-    chosen = [name for name, node in spread.items() if isinstance(node, Alias)]
+    chosen = sorted((n for n, node in spread.items() if isinstance(node, Alias)), key=natural_name_key)
     if select is not None:
         frozen = freeze_select(select)
         chosen, places = [name for name in chosen if matches(frozen, name)], chosen
         if not chosen:
             tied = listing(places, 6) if places else "none"
-            raise NoMatchError(f"untie: {describe_select(frozen)} hits no tied place. The tied places are: {tied}.")
-    kept = {name for name, node in flat.items() if isinstance(node, Alias) and not any(is_under(c, name) for c in chosen)}
-    rebuilt = {name: node for name, node in flat.items() if not isinstance(node, Alias) or name in kept}
-    rebuilt |= {n: node for n, node in spread.items() if isinstance(node, Alias) and not any(is_under(n, k) for k in kept)}
-    return nest(rebuilt | {name: _copied(plain[name]) if copy else plain[name] for name in chosen})
+            raise NoMatchError(
+                f"untie: {describe_select(frozen)} hits no tied place. The tied places are: {tied}."
+            )
+    own = {name: _copied(plain[name]) if copy else plain[name] for name in chosen}
+    return gather_aliases(nest(spread | own), spread.keys() - flat.keys(), flat.keys() - spread.keys())
 
 
 def _copied(leaf: Any) -> Any:
-    return leaf.copy() if isinstance(leaf, jax.Array | np.ndarray) else leaf
+    return leaf.copy() if hasattr(leaf, "copy") else leaf
 
 
 def find_tied(tree: Any, /) -> dict[str, str]:
@@ -124,14 +145,23 @@ def find_tied(tree: Any, /) -> dict[str, str]:
     first: dict[Any, str] = {}
     found: dict[str, str] = {}
     for name, leaf in leaves.items():
+        if not is_array_like(leaf):
+            continue
         source = first.setdefault(_buffer(leaf), name)
         if source != name:
             found[name] = source
     if not isinstance(tree, dict):
         return found
-    proposed = nest({name: Alias(found[name]) if name in found else leaf for name, leaf in leaves.items()})
-    gathered = flatten(gather_aliases(proposed, set(found)))
-    return {name: node.target for name, node in gathered.items() if isinstance(node, Alias) and is_proposed(name, found)}
+    proposed = leaves | structure_of(tree).leafless | {name: Alias(found[name]) for name in found}
+    try:
+        gathered = flatten(gather_aliases(nest(proposed), set(found)))
+    except BadNameError:  # in a tree of another library a name may be a parameter, and a block too
+        return found
+    return {
+        name: node.target
+        for name, node in gathered.items()
+        if isinstance(node, Alias) and is_proposed(name, found)
+    }
 
 
 def is_proposed(name: str, found: Mapping[str, str]) -> bool:
@@ -139,15 +169,24 @@ def is_proposed(name: str, found: Mapping[str, str]) -> bool:
     return any(is_under(place, name) for place in found)
 
 
+def is_concrete(leaf: object) -> bool:
+    """Tell whether a leaf is a JAX array that holds values, not one that is being traced.
+
+    >>> is_concrete(jax.numpy.ones(2)), is_concrete(2.0)
+    (True, False)
+    """
+    return isinstance(leaf, jax.Array) and not isinstance(leaf, Tracer)
+
+
 def _buffer(leaf: Any) -> Any:
     """Identify the memory a leaf lies in; two views that differ in shape or strides are not one parameter."""
-    if isinstance(leaf, np.ndarray) and leaf.size:
+    if issubclass(type(leaf), np.ndarray) and leaf.size:
         interface = leaf.__array_interface__
         return (interface["data"][0], leaf.shape, leaf.strides, leaf.dtype.str)
-    if isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer) and leaf.size:
-        shards = leaf.addressable_shards
-        pointers = tuple(shard.data.unsafe_buffer_pointer() for shard in shards)
-        return (pointers, leaf.shape, str(leaf.dtype))
+    if is_concrete(leaf) and leaf.size:
+        pointers = [(each.device.id, each.data.unsafe_buffer_pointer()) for each in leaf.addressable_shards]
+        if pointers:  # none where all of the array lies with other processes
+            return (*pointers, leaf.shape, str(leaf.dtype))
     return id(leaf)
 
 
@@ -177,9 +216,14 @@ def unfreeze(params: Any, select: Select | None = None, /, *, allow_empty: bool 
 
 def _rewrap(params: Any, select: Select | None, allow_empty: bool, change: Callable[[Any], Any]) -> Any:
     found = apply_select(params, select, allow_empty)
-    chosen = {found.structure.indices[place] for place in found.places}
-    held, treedef = jax.tree.flatten(params, is_leaf=is_transparent)
-    return treedef.unflatten([change(node) if index in chosen else node for index, node in enumerate(held)])
+    hit = [False] * len(found.leaves)
+    for place in found.places:
+        hit[found.structure.indices[place]] = True
+    held, treedef = flatten_tree(params, is_transparent)
+    hits = iter(hit)
+    # a transparent node holds one leaf as a rule, but none where a mask has put a hole into it
+    chosen = [max((next(hits) for _ in jax.tree.leaves(node)), default=False) for node in held]
+    return treedef.unflatten([change(node) if yes else node for yes, node in zip(chosen, held, strict=True)])
 
 
 def trainable(name: str, leaf: Any, /) -> bool:

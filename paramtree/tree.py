@@ -5,7 +5,8 @@ structure, on a tree of integers (`names.Plan`), and kept in bounded caches.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+import reprlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 
 from paramtree import display
 from paramtree.errors import (
+    HINTED,
     BadNameError,
     MismatchError,
     RuleError,
@@ -24,20 +26,42 @@ from paramtree.errors import (
     raise_faults,
 )
 from paramtree.names import (
+    SEPARATOR,
     Plan,
     Structure,
-    key_fault,
     flatten_named,
     index_tree,
+    is_dict,
     is_under,
     join,
+    key_fault,
     natural_name_key,
     nest,
     picker,
     structure_of,
 )
-from paramtree.nodes import Alias, Fixed, gather_aliases, is_node, resolve, spread_aliases, tied_names
-from paramtree.select import REQUIRED, Rule, Rules, Select, apply_rules, apply_select, describe_select, parse_rules
+from paramtree.nodes import (
+    Alias,
+    Fixed,
+    gather_aliases,
+    is_node,
+    resolve,
+    spread_aliases,
+    tied_names,
+    whole_ties,
+)
+from paramtree.select import (
+    REQUIRED,
+    Rule,
+    Rules,
+    Select,
+    apply_rules,
+    apply_select,
+    describe_select,
+    parse_rules,
+)
+
+_jax: Any = jax  # whose types of key paths and dtypes are not known
 
 
 class ParamDict(dict[str, Any]):
@@ -72,7 +96,8 @@ class ParamDict(dict[str, Any]):
         for place, target in self.tied.items():
             yield natural_name_key(place), f"{place} -> {target}"
 
-    def _repr_html_(self) -> str:
+    def to_html(self) -> str:
+        """Write the parameters as an HTML table, as a notebook shows them."""
         rows = [
             (name, *_shape_and_dtype(leaf), "constant" if name in self.fixed else "")
             for name, leaf in self.items()
@@ -81,13 +106,23 @@ class ParamDict(dict[str, Any]):
         rows.sort(key=lambda row: natural_name_key(row[0]))
         return display.table_html(self._title(), ("name", "shape", "dtype", ""), rows)
 
+    def _repr_html_(self) -> str:
+        return self.to_html()
 
-jax.tree_util.register_pytree_with_keys(
-    ParamDict,
-    lambda found: (tuple((jax.tree_util.DictKey(name), leaf) for name, leaf in found.items()), tuple(found)),
-    lambda names, leaves: ParamDict(zip(names, leaves, strict=True)),
-    lambda found: (tuple(found.values()), tuple(found)),
-)
+
+def _flatten_with_keys(found: ParamDict) -> tuple[tuple[Any, ...], tuple[str, ...]]:
+    return tuple((jax.tree_util.DictKey(name), leaf) for name, leaf in found.items()), tuple(found)
+
+
+def _flatten_dict(found: ParamDict) -> tuple[tuple[Any, ...], tuple[str, ...]]:
+    return tuple(found.values()), tuple(found)
+
+
+def _unflatten_dict(names: tuple[str, ...], leaves: Iterable[Any]) -> ParamDict:
+    return ParamDict(zip(names, leaves, strict=True))
+
+
+_jax.tree_util.register_pytree_with_keys(ParamDict, _flatten_with_keys, _unflatten_dict, _flatten_dict)
 
 
 def _shape_and_dtype(leaf: Any) -> tuple[str, str]:
@@ -141,7 +176,7 @@ def _notes(structure: Structure, whole: bool) -> tuple[frozenset[str], Mapping[s
 def fixed_names(structure: Structure) -> frozenset[str]:
     """Collect the names of all leaves of a structure that are held fixed."""
     held = jax.tree.leaves(index_tree(structure.treedef), is_leaf=lambda node: isinstance(node, Fixed))
-    fixed = {node.value for node in held if isinstance(node, Fixed)}
+    fixed = {index for node in held if isinstance(node, Fixed) for index in jax.tree.leaves(node)}
     named = zip(structure.names, structure.indices, strict=True)
     return frozenset(name for name, index in named if index in fixed)
 
@@ -167,8 +202,10 @@ def get(params: Any, name: str, /) -> Any:
     leaves, structure = flatten_named(params)
     if name in structure.position:
         return leaves[structure.indices[structure.position[name]]]
-    if name in tied_names(structure):
-        return flat_leaves(resolve(params))[name]
+    if name in whole_ties(structure):
+        plain = flat_leaves(resolve(params))
+        # a leaf inside of a node is gone where the node is resolved, and has a name only in the tree
+        return plain[name] if name in plain else get(params, tied_names(structure)[name])
     raise UnknownNameError(_unknown_text(structure, name))
 
 
@@ -178,13 +215,19 @@ def flat_leaves(params: Any, /) -> dict[str, Any]:
     return {name: leaves[index] for name, index in zip(structure.names, structure.indices, strict=True)}
 
 
-def _unknown_text(structure: Structure, name: str) -> str:
+def _unknown_text(structure: Structure, name: str, hinted: bool = True) -> str:
     inside = [each for each in structure.names if is_under(each, name)]
     if inside:
         return f"{name!r} is a block, not a parameter. It holds {listing(inside, 6)}."
-    if name in tied_names(structure):
-        return f"{name!r} is tied to {tied_names(structure)[name]!r}. Change the parameter where it lives."
-    near = did_you_mean(name, structure.names)
+    ties = whole_ties(structure)
+    if name in ties:
+        return f"{name!r} is tied to {ties[name]!r}. Change the parameter where it lives."
+    shared = [source for place, source in ties.items() if is_under(place, name)]
+    if shared:
+        return f"{name!r} is a tied block, not a parameter. What it holds is {listing(shared, 6)}."
+    near = did_you_mean(name, structure.names) if hinted else ""
+    if not structure.names:
+        return f"{name!r} is not in the tree, which has no parameters."
     return f"{name!r} is not in the tree.{near or f' The names are {listing(structure.names, 6)}.'}"
 
 
@@ -204,7 +247,8 @@ def update(params: Any, values: Mapping[str, Any], /) -> Any:
         MismatchError: listing every value of another shape or dtype, and every one that is no array.
     """
     leaves, structure = flatten_named(params)
-    unknown = [_unknown_text(structure, name) for name in values if name not in structure.position]
+    strangers = [name for name in values if name not in structure.position]
+    unknown = [_unknown_text(structure, name, place < HINTED) for place, name in enumerate(strangers)]
     raise_faults(UnknownNameError, "update: these names cannot be replaced:", unknown)
     faults: list[str] = []
     for name, value in values.items():
@@ -224,13 +268,16 @@ def value_faults(name: str, old: Any, new: Any) -> list[str]:
     """
     if not is_array_like(old):
         return []  # labels, masks and shardings have no shape to keep
-    if not is_array_like(new):
-        return [f"{name} needs an array of {display.shape_dtype(old)}, and got {new!r} of type {type(new).__name__}"]
+    if not is_array_like(new) or is_node(new):
+        got = f"{reprlib.repr(new)} of type {type(new).__name__}"
+        return [f"{name} needs an array of {display.shape_dtype(old)}, and got {got}"]
     faults: list[str] = []
     if tuple(old.shape) != tuple(new.shape):
-        faults.append(f"{name} needs shape {display.shape_text(old.shape)}, and got {display.shape_text(new.shape)}")
+        needs, got = display.shape_text(old.shape), display.shape_text(new.shape)
+        faults.append(f"{name} needs shape {needs}, and got {got}")
     if old.dtype != new.dtype:
-        faults.append(f"{name} needs dtype {old.dtype}, and got {new.dtype}; convert it, or pt.cast the tree first")
+        hint = "convert it, or pt.cast the tree first"
+        faults.append(f"{name} needs dtype {old.dtype}, and got {new.dtype}; {hint}")
     return faults
 
 
@@ -280,14 +327,21 @@ def cast(params: Any, rules: Rules, /) -> Any:
     dtype(bfloat16)
 
     Raises:
-        RuleError: listing every rule that hits nothing or is shadowed.
-        MismatchError: listing all that would turn from an integer to a float or back, all that is no array,
-            and every 64-bit dtype that JAX would narrow.
+        RuleError: listing every rule that hits nothing or is shadowed, or every one whose value is no dtype.
+        MismatchError: listing all that would turn from an integer to a float or back, or from complex to
+            real, all that is no array, and every 64-bit dtype that JAX would narrow.
     """
+    parsed = parse_rules(rules)
+    bad = [
+        f"rule {number} {describe_select(rule.select)}: {rule.value!r}"
+        for number, rule in enumerate(parsed)
+        if not _is_dtype(rule.value)
+    ]
+    raise_faults(RuleError, "cast: the values of these rules are no dtypes:", bad)
     faults: list[str] = []
 
     def change(name: str, leaf: Any, dtype: Any) -> Any:
-        fault = _cast_fault(name, leaf, jnp.dtype(dtype))
+        fault = _cast_fault(name, leaf, dtype)
         if fault:
             faults.append(fault)
             return leaf
@@ -295,19 +349,33 @@ def cast(params: Any, rules: Rules, /) -> Any:
             return jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=leaf.sharding)
         return leaf.astype(dtype)
 
-    changed = by_rules(params, rules, change)
+    changed = by_rules(params, [(rule.select, jnp.dtype(rule.value)) for rule in parsed], change)
     raise_faults(MismatchError, "cast: these parameters cannot be cast:", faults)
     return changed
 
 
+def _is_dtype(value: Any) -> bool:
+    try:
+        jnp.dtype(value)
+    except TypeError:
+        return False
+    return value is not None  # which NumPy takes for float64
+
+
 def _cast_fault(name: str, leaf: Any, dtype: Any) -> str:
     if not is_array_like(leaf):
-        return f"{name} is {leaf!r} of type {type(leaf).__name__}, not an array"
-    if not isinstance(leaf, np.ndarray) and jax.dtypes.canonicalize_dtype(dtype) != dtype:
-        return f"{name} would not become {dtype} but {jax.dtypes.canonicalize_dtype(dtype)}; set jax_enable_x64 first"
-    if jnp.issubdtype(leaf.dtype, jnp.inexact) != jnp.issubdtype(dtype, jnp.inexact):
-        return f"{name} is {leaf.dtype}, and {dtype} is of another kind; select floating parameters only, or map_params it"
+        return f"{name} is {reprlib.repr(leaf)} of type {type(leaf).__name__}, not an array"
+    old, narrowed = leaf.dtype, jax.dtypes.canonicalize_dtype(dtype)
+    if narrowed != dtype and not isinstance(leaf, np.ndarray):
+        return f"{name} would not become {dtype} but {narrowed}; set jax_enable_x64 first"
+    if _kind(old) > _kind(dtype) or (_kind(old) == 0) != (_kind(dtype) == 0):
+        return f"{name} is {old}, and {dtype} is of another kind; select the others only, or map_params it"
     return ""
+
+
+def _kind(dtype: Any) -> int:
+    """Grade dtypes: what is neither float nor complex 0, float 1, complex 2."""
+    return int(jnp.issubdtype(dtype, jnp.inexact)) + int(jnp.issubdtype(dtype, jnp.complexfloating))
 
 
 # split
@@ -355,30 +423,28 @@ def flatten(params: dict[str, Any], /) -> dict[str, Any]:
     {'dense1': Alias(target='shared', transpose=False), 'shared/weight': 1.0}
 
     Raises:
-        BadNameError: listing every key that is not a non-empty string without `/`.
-        MismatchError: where something other than a dict holds parameters.
+        BadNameError: listing every key that is not a non-empty string without `/`, and all but dicts that
+            holds parameters.
     """
     flat: dict[str, Any] = {}
     faults: list[str] = []
     _flatten_into(flat, params, "", faults)
-    raise_faults(BadNameError, "these keys cannot be names:", faults)
+    raise_faults(BadNameError, "only nested dicts with keys that can be names can be taken apart:", faults)
     return dict(sorted(flat.items(), key=lambda item: natural_name_key(item[0])))
 
 
 def _flatten_into(flat: dict[str, Any], node: Any, name: str, faults: list[str]) -> None:
-    if isinstance(node, dict) and (node or not name):
+    if is_dict(node) and (node or not name):
         for key, child in node.items():
             fault = key_fault(key)
             if fault:
                 faults.append(f"the key {key!r}{f' in {name!r}' if name else ''} {fault}")
             else:
                 _flatten_into(flat, child, join(name, key), faults)
-    elif is_node(node) or isinstance(node, dict) or _is_leaf(node):
+    elif name and (is_node(node) or is_dict(node) or _is_leaf(node)):
         flat[name] = node
     else:
-        faults.append(
-            f"{name or 'the tree'} is a {type(node).__name__}; this verb builds nested dicts, and takes them only"
-        )
+        faults.append(f"{name or 'the tree'} is of type {type(node).__name__}, not a dict")
 
 
 def _is_leaf(node: Any) -> bool:
@@ -450,10 +516,11 @@ def merge(*trees: dict[str, Any]) -> dict[str, Any]:
     faults: list[str] = []
     merged: dict[str, Any] = {}
     for tree in trees:
-        if not isinstance(tree, dict):
-            raise BadNameError(f"merge: takes nested dicts, and got a {type(tree).__name__}.")
+        if not is_dict(tree):
+            raise BadNameError(f"merge: takes nested dicts, and got one of type {type(tree).__name__}.")
         merged = _merge_two(merged, tree, "", faults)
-    raise_faults(BadNameError, "merge: these names are in two trees; take them out of one, or pt.update instead:", faults)
+    headline = "merge: these names are in two trees; take them out of one, or pt.update instead:"
+    raise_faults(BadNameError, headline, faults)
     return merged
 
 
@@ -462,7 +529,7 @@ def _merge_two(left: dict[str, Any], right: dict[str, Any], name: str, faults: l
     for key, value in right.items():
         if key not in left:
             merged[key] = value
-        elif isinstance(left[key], dict) and isinstance(value, dict):
+        elif is_dict(left[key]) and is_dict(value):
             merged[key] = _merge_two(left[key], value, join(name, str(key)), faults)
         else:
             faults.append(join(name, str(key)))
@@ -481,11 +548,19 @@ def rename(params: dict[str, Any], rules: Mapping[str, str], /) -> dict[str, Any
     {'layer0': {'weight': 1.0}, 'layer1': {'weight': 2.0}}
 
     Raises:
-        RuleError: listing every rule that hits nothing or is shadowed.
-        BadNameError: listing every new name that two parameters would share.
+        RuleError: listing every rule that hits nothing or is shadowed, or every one that is no text, or a
+            template that does not fit its pattern.
+        BadNameError: listing every new name that two parameters would share, or that is none.
     """
     leaves, structure = flatten_named(params)
-    return _rename_plan(structure, tuple(parse_rules(rules))).build(leaves)
+    parsed = tuple(parse_rules(rules))
+    faults = [
+        f"rule {number} {describe_select(rule.select)}: {rule.value!r}"
+        for number, rule in enumerate(parsed)
+        if type(rule.select) not in (str, re.Pattern) or not isinstance(rule.value, str)
+    ]
+    raise_faults(RuleError, "rename: takes pattern -> template, both texts; these rules are not:", faults)
+    return _rename_plan(structure, parsed).build(leaves)
 
 
 @lru_cache(maxsize=256)
@@ -499,21 +574,36 @@ def _rename_plan(structure: Structure, rules: tuple[Rule, ...]) -> Plan:
         by_new.setdefault(new[name], []).append(name)
     faults = [f"{name!r} would be {' and '.join(olds)}" for name, olds in by_new.items() if len(olds) > 1]
     raise_faults(BadNameError, "rename: two parameters would have one name:", faults)
-    renamed = {
-        new[name]: Alias(new[value.target], value.transpose) if isinstance(value, Alias) else value
-        for name, value in flat.items()
-    }
-    return Plan.of(gather_aliases(nest(renamed), {new[name] for name in flat if name not in whole}))
+
+    def follow(node: Any) -> Any:
+        return Alias(_renamed(node.target, new), node.transpose) if isinstance(node, Alias) else node
+
+    renamed = {new[name]: jax.tree.map(follow, value, is_leaf=_is_alias) for name, value in flat.items()}
+    spread = {name: _block_of(name, whole) for name in flat if name not in whole}
+    blocks = {new[name].removesuffix(name[len(block) :]) for name, block in spread.items()}
+    return Plan.of(gather_aliases(nest(renamed), {new[name] for name in spread}, blocks))
+
+
+def _block_of(name: str, known: Mapping[str, Any]) -> str:
+    """Give the nearest known name that a name lies in."""
+    while name not in known:
+        name = name.rpartition(SEPARATOR)[0]
+    return name
+
+
+def _is_alias(value: object) -> bool:
+    return isinstance(value, Alias)
+
+
+def _renamed(target: str, new: dict[str, str]) -> str:
+    """Follow a target; one that lies inside of a node moves with the node."""
+    whole = _block_of(target, new)
+    return new[whole] + target[len(whole) :]
 
 
 def _new_names(names: list[str], rules: tuple[Rule, ...]) -> dict[str, str]:
-    faults = [
-        f"rule {number} {describe_select(rule.select)}: {rule.value!r}; rename takes pattern -> template"
-        for number, rule in enumerate(rules)
-        if not (isinstance(rule.select, str | re.Pattern) and isinstance(rule.value, str))
-    ]
-    raise_faults(RuleError, "rename: these rules are not texts:", faults)
-    _, structure, winners = apply_rules(dict.fromkeys(names, 0), [(rule.select, rule) for rule in rules], default=None)
+    numbered = [(rule.select, rule) for rule in rules]
+    _, structure, winners = apply_rules(dict.fromkeys(names, 0), numbered, default=None)
     return {
         name: name if rule is None else _expand(rule, name)
         for name, rule in zip(structure.names, winners, strict=True)
@@ -521,12 +611,14 @@ def _new_names(names: list[str], rules: tuple[Rule, ...]) -> dict[str, str]:
 
 
 def _expand(rule: Rule, name: str) -> str:
-    match = re.compile(rule.select).fullmatch(name)
+    match: re.Match[str] | None = re.fullmatch(rule.select, name)
     assert match is not None  # the rule won this name
     try:
         return match.expand(rule.value)
     except (re.error, IndexError) as error:
+        count = match.re.groups
+        groups = f"{count} group{'' if count == 1 else 's'}" if count else "no groups"
         raise RuleError(
             f"rename: the template {rule.value!r} of {describe_select(rule.select)} does not fit: {error}. "
-            f"The pattern has {match.re.groups} groups, \\1 to \\{match.re.groups}."
+            f"The pattern has {groups}."
         ) from error

@@ -2,14 +2,23 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from paramtree.checkpoint import npz, safetensors
 from paramtree.checkpoint.atomic import replace_file
-from paramtree.checkpoint.layout import join_parts, split_parts
+from paramtree.checkpoint.layout import Arrays, Notes, join_parts, split_parts
 from paramtree.errors import ParamTreeError
 
-_FORMATS = {".safetensors": safetensors, ".npz": npz}
+
+class _Format(Protocol):
+    """What the module of a file format has."""
+
+    def write(self, path: Path, arrays: Arrays, notes: Notes) -> None: ...
+
+    def read(self, path: Path) -> tuple[Arrays, Notes]: ...
+
+
+_FORMATS: dict[str, _Format] = {".safetensors": safetensors, ".npz": npz}
 
 
 def save(params: dict[str, Any], file: str | os.PathLike[str], /) -> None:
@@ -27,8 +36,10 @@ def save(params: dict[str, Any], file: str | os.PathLike[str], /) -> None:
 
     Raises:
         ParamTreeError: for a suffix that is no known format.
-        MismatchError: listing every leaf that is no array.
-        BadNameError: where the tree is not made of dicts with keys that can be names.
+        MismatchError: listing every leaf that is no array, or of a dtype that the format does not have.
+        BadNameError: where the tree is not made of dicts with keys that can be names in the file.
+        TieError: for a tie that leads nowhere, or out of this tree.
+        FileNotFoundError: where the directory does not exist.
     """
     path = Path(file)
     form = _format(path)
@@ -52,7 +63,9 @@ def load(file: str | os.PathLike[str], /) -> dict[str, Any]:
     return join_parts(*form.read(path))
 
 
-def _format(path: Path) -> Any:
+def _format(path: Path) -> _Format:
     if path.suffix not in _FORMATS:
         raise ParamTreeError(f"{str(path)!r} is of no known format. End its name in {' or '.join(_FORMATS)}.")
+    if path.is_dir():
+        raise IsADirectoryError(f"{str(path)!r} is a directory. Name a file.")
     return _FORMATS[path.suffix]

@@ -37,12 +37,11 @@ def activation_function(activation: str | Function | None) -> Function:
         return lambda x: x
     if callable(activation):
         return activation
-    if activation not in _FUNCTIONS:
-        near = did_you_mean(str(activation), _FUNCTIONS)
-        raise ParamTreeError(
-            f"activation {activation!r} is not known.{near} Pass a function, or one of {', '.join(sorted(_FUNCTIONS))}."
-        )
-    return _FUNCTIONS[activation]
+    function = _FUNCTIONS.get(str(activation))
+    if function is None:
+        near, known = did_you_mean(str(activation), _FUNCTIONS), ", ".join(sorted(_FUNCTIONS))
+        raise ParamTreeError(f"no activation is {activation!r}.{near} Pass a function, or one of {known}.")
+    return function
 
 
 def activation_text(activation: str | Function | None) -> str:
@@ -71,4 +70,4 @@ def Activation(activation: str | Function, *, name: str | None = None) -> Module
         del scope
         return function(x)
 
-    return Module(call, "Activation", name, describe=lambda own: f"Activation({activation_text(activation)})")
+    return Module(call, "Activation", name, describe=lambda _: f"Activation({activation_text(activation)})")

@@ -27,8 +27,8 @@ def Sequential(*layers: Module, name: str | None = None) -> Module:
     for number, layer in enumerate(layers):
         if not isinstance(layer, Module):
             raise ParamTreeError(
-                f"Sequential takes modules, and layer {number} is {layer!r}. Make one with nn.Lambda(function), "
-                "pt.wrap(init, apply) or pt.module(function)."
+                f"Sequential takes modules, and layer {number} is {layer!r}. "
+                "Make one with nn.Lambda(function), pt.wrap(init, apply) or pt.module(function)."
             )
     return chain(assign_keys(layers), "Sequential", name)
 
@@ -39,6 +39,9 @@ def Lambda(function: Callable[..., Any], *, name: str | None = None) -> Module:
     >>> import jax.numpy as jnp
     >>> Lambda(jnp.square).apply({}, jnp.array([3.0]))
     Array([9.], dtype=float32)
+
+    Raises:
+        ParamTreeError: for what is no function, at construction.
     """
     if not callable(function):
         raise ParamTreeError(f"Lambda takes a function of the inputs, and not {function!r}.")
@@ -47,4 +50,5 @@ def Lambda(function: Callable[..., Any], *, name: str | None = None) -> Module:
         del scope
         return function(*inputs)
 
-    return Module(call, "Lambda", name, describe=lambda own: f"Lambda({getattr(function, '__name__', function)})")
+    text = getattr(function, "__name__", repr(function))
+    return Module(call, "Lambda", name, describe=lambda _: f"Lambda({text})")

@@ -4,11 +4,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from paramtree.errors import MismatchError, ParamTreeError
 from paramtree.init import Zeros
 from paramtree.module import Module, Scope
 from paramtree.nn.activation import Function, activation_function, activation_text
+
+_ZEROS = Zeros()
 
 
 def Dense(
@@ -17,7 +20,7 @@ def Dense(
     *,
     use_bias: bool = True,
     weight_init: Any = None,
-    bias_init: Any = Zeros(),
+    bias_init: Any = _ZEROS,
     name: str | None = None,
     params: Module | None = None,
 ) -> Module:
@@ -43,7 +46,7 @@ def Dense(
     Raises:
         ParamTreeError: for units below 1, or an unknown activation.
     """
-    _check_size("Dense", "units", units)
+    units = _size("Dense", "units", units)
     function = activation_function(activation)
 
     def call(scope: Scope, x: jax.Array) -> jax.Array:
@@ -58,7 +61,8 @@ def Dense(
         return function(y)
 
     def describe(own: Any) -> str:
-        inputs = f"{own['weight'].shape[1]} -> " if own else ""
+        sizes = own["weight"].shape if own and "weight" in own else ()
+        inputs = f"{sizes[-1]} -> " if sizes else ""
         return f"Dense({inputs}{units}, {activation_text(activation)})"
 
     return Module(call, "Dense", name, params, describe=describe)
@@ -85,18 +89,22 @@ def Embedding(
     Raises:
         ParamTreeError: for sizes below 1.
     """
-    _check_size("Embedding", "vocabulary", vocabulary)
-    _check_size("Embedding", "features", features)
+    vocabulary = _size("Embedding", "vocabulary", vocabulary)
+    features = _size("Embedding", "features", features)
 
     def call(scope: Scope, ids: jax.Array) -> jax.Array:
         ids = jnp.asarray(ids)
         if not jnp.issubdtype(ids.dtype, jnp.integer):
             raise MismatchError(f"{scope.called()} needs integer ids. Convert them with .astype(int).")
-        return jnp.take(scope.param("weight", (vocabulary, features), weight_init), ids, axis=0, mode="fill")
+        weight = scope.param("weight", (vocabulary, features), weight_init)
+        # -1, which so many use for padding, is no id and must not read the last row
+        return weight.at[ids].get(mode="fill", wrap_negative_indices=False)
 
-    return Module(call, "Embedding", name, params, describe=lambda own: f"Embedding({vocabulary} -> {features})")
+    text = f"Embedding({vocabulary} -> {features})"
+    return Module(call, "Embedding", name, params, describe=lambda _: text)
 
 
-def _check_size(layer: str, what: str, size: Any) -> None:
-    if not isinstance(size, int) or size < 1:
+def _size(layer: str, what: str, size: Any) -> int:
+    if not isinstance(size, int | np.integer) or isinstance(size, bool) or size < 1:
         raise ParamTreeError(f"{layer} needs {what} to be an integer of at least 1, and got {size!r}.")
+    return int(size)

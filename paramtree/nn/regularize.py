@@ -1,5 +1,7 @@
 """Layers that only act in training."""
 
+from numbers import Real
+
 import jax
 import jax.numpy as jnp
 
@@ -20,8 +22,9 @@ def Dropout(rate: float, *, name: str | None = None) -> Module:
     Raises:
         ParamTreeError: for a rate outside of [0, 1), at construction; in training without a key.
     """
-    if not 0 <= rate < 1:
+    if not isinstance(rate, Real) or not 0 <= rate < 1:
         raise ParamTreeError(f"Dropout needs a rate in [0, 1), the share that is dropped, and got {rate!r}.")
+    rate = float(rate)  # a NumPy number would change the dtype of what it scales
 
     def call(scope: Scope, x: jax.Array) -> jax.Array:
         x = jnp.asarray(x)
@@ -30,4 +33,4 @@ def Dropout(rate: float, *, name: str | None = None) -> Module:
         kept = jax.random.bernoulli(scope.key(), 1 - rate, x.shape)
         return jnp.where(kept, x / (1 - rate), jnp.zeros_like(x))
 
-    return Module(call, "Dropout", name, describe=lambda own: f"Dropout({rate})")
+    return Module(call, "Dropout", name, describe=lambda _: f"Dropout({rate})")

@@ -1,0 +1,42 @@
+"""The tour: a session in the interpreter, typed and run before the reader's eyes."""
+
+import os
+import sys
+from doctest import DocTestParser, Example
+from importlib.resources import files
+from importlib.util import find_spec
+from typing import Any, TextIO
+
+from paramtree.errors import ParamTreeError
+
+_NEEDS = ("optax", "sklearn", "tqdm")
+
+
+def run(out: TextIO | None = None) -> dict[str, Any]:
+    """Print every step of `tour.txt` with its result, and return the names that the session defined.
+
+    Raises:
+        ParamTreeError: where a package of the `tour` extra is missing.
+    """
+    missing = [package for package in _NEEDS if find_spec(package) is None]
+    if missing:
+        raise ParamTreeError(f"the tour needs {', '.join(missing)}. Install them with: pip install 'paramtree-jax[tour]'")
+    out = sys.stdout if out is None else out
+    bold, plain = ("\033[1m", "\033[0m") if _in_colour(out) else ("", "")
+    session: dict[str, Any] = {"__name__": "__tour__"}
+    for part in DocTestParser().parse((files("paramtree") / "tour.txt").read_text("utf-8")):
+        if isinstance(part, Example):
+            print(f"{bold}{_prompted(part.source)}{plain}", file=out, flush=True)
+            exec(compile(part.source, "<tour>", "single"), session)
+        elif part.strip():
+            print(f"\n{part.strip()}\n", file=out)
+    return session
+
+
+def _prompted(source: str) -> str:
+    first, *rest = source.rstrip("\n").split("\n")
+    return "\n".join([f">>> {first}", *(f"... {line}" for line in rest)])
+
+
+def _in_colour(out: TextIO) -> bool:
+    return out.isatty() and "NO_COLOR" not in os.environ
