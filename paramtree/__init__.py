@@ -29,8 +29,9 @@ from paramtree.errors import (
     TieError,
     UnknownNameError,
 )
-from paramtree.module import Module, Scope, module, wrap
+from paramtree.module import Module, module
 from paramtree.nodes import Alias, Fixed, Node, resolve
+from paramtree.scope import Scope
 from paramtree.ties import find_tied, freeze, tie, trainable, unfreeze, untie
 from paramtree.tree import (
     ParamDict,
@@ -48,6 +49,7 @@ from paramtree.tree import (
     unflatten,
     update,
 )
+from paramtree.wrap import wrap
 
 __version__ = "0.1.0"
 

@@ -1,3 +1,5 @@
+"""What `python -m paramtree` runs."""
+
 from paramtree.cli import main
 
 if __name__ == "__main__":

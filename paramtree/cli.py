@@ -12,7 +12,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code."""
     parser = argparse.ArgumentParser("paramtree", description="Look at model parameters, by name.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
-    commands.add_parser("tour", help="walk through parameter management, and train a small net on real digits")
+    commands.add_parser("tour", help="walk through parameter management, and train a net on real digits")
     parser.parse_args(arguments)
     try:
         tour.run()

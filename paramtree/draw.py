@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from hashlib import blake2b
-from inspect import signature
 from typing import Any, cast
 
 import jax
@@ -17,7 +16,7 @@ import numpy as np
 
 from paramtree import display
 from paramtree.errors import MismatchError, ParamTreeError, raise_faults
-from paramtree.init import Initializer, Load, Mixed, Uniform, takes_name
+from paramtree.init import Initializer, Mixed, Uniform, takes_name
 from paramtree.names import flatten_named
 from paramtree.nodes import Fixed
 from paramtree.select import Rules, apply_rules, matches, parse_rules
@@ -32,6 +31,7 @@ NEEDS_VALUES = (
 )
 
 _jax = cast(Any, jax)  # its annotations mention types that checkers cannot see
+_JAX_INITIALISERS = {jax.nn.initializers.zeros.__module__, jax.nn.initializers.normal().__module__}
 _UNSET: Any = object()
 
 
@@ -48,6 +48,10 @@ class ParamSpec:
     shape: tuple[Any, ...]
     dtype: Any
     init: Any = None
+
+    def astype(self, dtype: Any) -> "ParamSpec":
+        """Give the same spec with another dtype, as `pt.cast` asks for."""
+        return ParamSpec(self.shape, jnp.dtype(dtype), self.init)
 
     def __repr__(self) -> str:
         named = f", {self.init!r}" if not (self.init is None or isinstance(self.init, Part)) else ""
@@ -126,7 +130,7 @@ def draw(key: jax.Array, specs: Mapping[str, ParamSpec]) -> dict[str, jax.Array]
     for name, spec in specs.items():
         if isinstance(spec.init, Part):
             groups.setdefault(spec.init.joint, []).append(name)
-        elif _draws_in_groups(type(spec.init)):
+        elif _draws_in_groups(spec.init):
             groups.setdefault((spec.init, spec.shape, spec.dtype), []).append(name)
         else:
             drawn[name] = _call(spec, name, key)
@@ -153,9 +157,11 @@ def _unmixed(name: str, spec: ParamSpec) -> ParamSpec:
     return spec
 
 
-@lru_cache(maxsize=256)
-def _draws_in_groups(kind: type) -> bool:
-    return issubclass(kind, Initializer) and "name" not in signature(kind.__call__).parameters
+def _draws_in_groups(initialiser: Any) -> bool:
+    """Tell whether an initialiser is known to be pure, so that it may be compiled; a user's may not be."""
+    if getattr(initialiser, "__module__", None) in _JAX_INITIALISERS:
+        return True
+    return isinstance(initialiser, Initializer) and not takes_name(initialiser)
 
 
 def _draw_group(
@@ -187,34 +193,11 @@ def _draw_joint(
     return {name: values[specs[name].init.index] for name in names}
 
 
-class _UntraceableError(Exception):
-    """Say that an initialiser gave something that must be looked at outside of a trace."""
-
-
 def _call(spec: ParamSpec, name: str, key: jax.Array) -> Any:
-    folded = fold_name(key, name)
-    if not isinstance(spec.init, Load):  # compiled, its values would be constants of the program
-        try:
-            # operation by operation, JAX's own initialisers differ from their compiled selves in the last bit
-            return _call_compiled(spec, name if takes_name(spec.init) else "", folded)
-        except (TypeError, _UntraceableError, *NEEDS_VALUES):
-            pass  # what cannot be compiled runs as it is, and shows its own error
-    value = _call_as_is(spec, name, folded)
+    named = {"name": name} if takes_name(spec.init) else {}
+    value = spec.init(fold_name(key, name), spec.shape, spec.dtype, **named)
     # the initialiser may keep what it gave, and a parameter's buffer may be donated
     return value.copy() if _is_array(value) else value
-
-
-@partial(_jax.jit, static_argnums=(0, 1))
-def _call_compiled(spec: ParamSpec, name: str, key: jax.Array) -> Any:
-    value = _call_as_is(spec, name, key)
-    if _draw_faults(name, spec, value):
-        raise _UntraceableError
-    return value
-
-
-def _call_as_is(spec: ParamSpec, name: str, key: jax.Array) -> Any:
-    named = {"name": name} if takes_name(spec.init) else {}
-    return spec.init(key, spec.shape, spec.dtype, **named)
 
 
 def check_random_key(key: Any, what: str = "the first argument") -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from inspect import signature
 from numbers import Real
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
@@ -72,11 +72,11 @@ class Initializer:
 
     def __repr__(self) -> str:
         """Write the call that makes this value."""
-        settings = ", ".join(f"{field.name}={getattr(self, field.name)!r}" for field in fields(self))
+        settings = ", ".join(f"{setting}={value!r}" for setting, value in vars(self).items())
         return f"{type(self).__name__}({settings})"
 
     def _identity(self) -> Hashable:
-        return type(self), *(getattr(self, field.name) for field in fields(self))
+        return type(self), *sorted(vars(self).items())
 
 
 class Zeros(Initializer):

@@ -303,12 +303,11 @@ def apply_rules(
     parsed = parse_rules(rules)
     leaves, structure = flatten_named(tree)
     selects = tuple(rule.select for rule in parsed)
-    if spelled_out is None and not depends_on_leaves(selects):
-        hits = _cached_hits(structure, selects)
-    else:
-        hits = _hits(structure, selects, held_leaves(tree), spelled_out)
+    everything = hits = _hits(tree, structure, selects)
+    if spelled_out is not None:
+        hits = _keep_spelled_out(tree, structure, selects, everything, spelled_out)
     winners = _winners(hits, len(structure.names))
-    _check_rules(structure, parsed, hits, winners, default is REQUIRED)
+    _check_rules(structure, parsed, everything, hits, winners, default is REQUIRED)
     values = [default if winner is None else parsed[winner].value for winner in winners]
     return leaves, structure, values
 
@@ -318,21 +317,26 @@ def _cached_hits(structure: Structure, selects: Any) -> list[tuple[int, ...]]:
     return [_places(structure, select) for select in selects]
 
 
-def _hits(
-    structure: Structure, selects: Any, held: Sequence[Any], spelled_out: Predicate | None
+def _hits(tree: Any, structure: Structure, selects: tuple[Any, ...]) -> list[tuple[int, ...]]:
+    if not depends_on_leaves(selects):
+        return _cached_hits(structure, selects)
+    held = held_leaves(tree)
+    return [_places(structure, select, held) for select in selects]
+
+
+def _keep_spelled_out(
+    tree: Any,
+    structure: Structure,
+    selects: Sequence[Any],
+    hits: Sequence[Sequence[int]],
+    spelled_out: Predicate,
 ) -> list[tuple[int, ...]]:
-    found: list[tuple[int, ...]] = []
-    for select in selects:
-        places = _places(structure, select, held)
-        if spelled_out is not None:
-            places = tuple(
-                place
-                for place in places
-                if structure.names[place] == select
-                or not spelled_out(structure.names[place], held[structure.indices[place]])
-            )
-        found.append(places)
-    return found
+    held, names = held_leaves(tree), structure.names
+    shy = {at for at, index in enumerate(structure.indices) if spelled_out(names[at], held[index])}
+    return [
+        tuple(place for place in places if place not in shy or names[place] == select)
+        for select, places in zip(selects, hits, strict=True)
+    ]
 
 
 def _winners(hits: Sequence[Sequence[int]], count: int) -> list[int | None]:
@@ -346,6 +350,7 @@ def _winners(hits: Sequence[Sequence[int]], count: int) -> list[int | None]:
 def _check_rules(
     structure: Structure,
     rules: Sequence[Rule],
+    everything: Sequence[Sequence[int]],
     hits: Sequence[Sequence[int]],
     winners: Sequence[int | None],
     required: bool,
@@ -354,7 +359,10 @@ def _check_rules(
     faults: list[str] = []
     for number, rule in enumerate(rules):
         label = f"rule {number} {describe_select(rule.select)}"
-        if not hits[number]:
+        if everything[number] and not hits[number]:
+            fixed = listing([structure.names[place] for place in everything[number]], 6)
+            faults.append(f"{label} hits only what is fixed: {fixed}. Spell out the whole name to mean it.")
+        elif not hits[number]:
             hint = hints(structure, rule.select) if len(faults) < HINTED else ""
             faults.append(f"{label} hits nothing.{hint}")
         elif number not in used:

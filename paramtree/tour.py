@@ -20,16 +20,18 @@ def run(out: TextIO | None = None) -> dict[str, Any]:
     """
     missing = [package for package in _NEEDS if find_spec(package) is None]
     if missing:
-        raise ParamTreeError(f"the tour needs {', '.join(missing)}. Install them with: pip install 'paramtree-jax[tour]'")
-    out = sys.stdout if out is None else out
-    bold, plain = ("\033[1m", "\033[0m") if _in_colour(out) else ("", "")
+        raise ParamTreeError(
+            f"the tour needs {', '.join(missing)}. Install them with: pip install 'paramtree-jax[tour]'"
+        )
+    stream: TextIO = out or sys.stdout
+    bold, plain = ("\033[1m", "\033[0m") if _in_colour(stream) else ("", "")
     session: dict[str, Any] = {"__name__": "__tour__"}
     for part in DocTestParser().parse((files("paramtree") / "tour.txt").read_text("utf-8")):
         if isinstance(part, Example):
-            print(f"{bold}{_prompted(part.source)}{plain}", file=out, flush=True)
+            print(f"{bold}{_prompted(part.source)}{plain}", file=stream, flush=True)
             exec(compile(part.source, "<tour>", "single"), session)
         elif part.strip():
-            print(f"\n{part.strip()}\n", file=out)
+            print(f"\n{part.strip()}\n", file=stream)
     return session
 
 

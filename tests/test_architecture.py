@@ -22,8 +22,9 @@ LAYERS = [
     ["tree"],
     ["ties", "init"],
     ["draw"],
+    ["scope"],
     ["module"],
-    ["bind", "nn"],
+    ["wrap", "bind", "nn"],
     ["checkpoint"],
     ["__init__"],
     ["tour"],
@@ -45,7 +46,9 @@ def part_of(path):
 def imports_of(path):
     """Yield (dotted name, line, inside a function) of all imports in a file."""
     tree = ast.parse(path.read_text())
-    inside = {id(node) for outer in ast.walk(tree) if isinstance(outer, ast.FunctionDef) for node in ast.walk(outer)}
+    inside = {
+        id(node) for outer in ast.walk(tree) if isinstance(outer, ast.FunctionDef) for node in ast.walk(outer)
+    }
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
@@ -64,7 +67,9 @@ def test_a_file_imports_only_from_the_layers_before_its_own(path):
     for dotted, line, _ in imports_of(path):
         if dotted.split(".")[0] == "paramtree":
             other = dotted.split(".")[1]
-            assert other == part or RANK[other] < RANK[part], f"{path.name}:{line}: {part} must not import {other}"
+            assert other == part or RANK[other] < RANK[part], (
+                f"{path.name}:{line}: {part} must not import {other}"
+            )
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
@@ -74,13 +79,17 @@ def test_only_optional_packages_are_imported_inside_functions(path):
 
 
 def imported_by(statement):
-    code = f"import sys, jax, numpy; before = set(sys.modules); {statement}; print(*sorted(set(sys.modules) - before))"
+    code = f"import sys, jax, numpy; old = set(sys.modules); {statement}; print(*(set(sys.modules) - old))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     return {name.split(".")[0] for name in out.stdout.split()}
 
 
 def test_importing_the_package_imports_nothing_beyond_jax_and_numpy():
-    beyond = imported_by("import paramtree") - set(sys.stdlib_module_names) - {"jax", "jaxlib", "numpy", "paramtree"}
+    beyond = (
+        imported_by("import paramtree")
+        - set(sys.stdlib_module_names)
+        - {"jax", "jaxlib", "numpy", "paramtree"}
+    )
     assert beyond == set()
 
 
@@ -91,7 +100,11 @@ def defined(tree):
         if isinstance(node, ast.ClassDef | ast.FunctionDef):
             yield node.name, node
             if isinstance(node, ast.ClassDef):
-                yield from ((f"{node.name}.{each.name}", each) for each in node.body if isinstance(each, ast.FunctionDef))
+                yield from (
+                    (f"{node.name}.{each.name}", each)
+                    for each in node.body
+                    if isinstance(each, ast.FunctionDef)
+                )
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
@@ -100,16 +113,18 @@ def test_everything_public_has_a_docstring(path):
     bare = [
         name
         for name, node in defined(tree)
-        if not any(part.startswith("_") for part in name.split("."))
-        and not ast.get_docstring(node)
-        and not (path.name == "__main__.py")
+        if not any(part.startswith("_") for part in name.split(".")) and not ast.get_docstring(node)
     ]
     assert bare == []
 
 
 def raised_kinds(node):
     """The exception classes that a function raises itself."""
-    calls = [each.exc.func for each in ast.walk(node) if isinstance(each, ast.Raise) and isinstance(each.exc, ast.Call)]
+    calls = [
+        each.exc.func
+        for each in ast.walk(node)
+        if isinstance(each, ast.Raise) and isinstance(each.exc, ast.Call)
+    ]
     return {each.id for each in calls if isinstance(each, ast.Name)}
 
 
@@ -119,7 +134,9 @@ def test_a_public_function_says_what_it_raises(path):
         if isinstance(node, ast.FunctionDef) and not any(part.startswith("_") for part in name.split(".")):
             documented = ast.get_docstring(node) or ""
             silent = {kind for kind in raised_kinds(node) if kind not in documented} - {"AttributeError"}
-            assert not silent or "Raises:" in documented, f"{path.name}: {name} raises {silent} and does not say so"
+            assert not silent or "Raises:" in documented, (
+                f"{path.name}: {name} raises {silent} and does not say so"
+            )
 
 
 def test_no_suppressions():

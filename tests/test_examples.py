@@ -1,4 +1,4 @@
-"""All that people are shown is run: the tour, the command line, the notebooks. (README blocks are doctests.)"""
+"""All that people are shown is run: the tour, the command line, the notebooks; README blocks are doctests."""
 
 import io
 import json
@@ -62,7 +62,8 @@ def test_the_tour_names_the_extra_it_needs(monkeypatch, capsys):
     monkeypatch.setattr(tour, "find_spec", lambda name: None)
     assert cli.main(["tour"]) == 2
     assert capsys.readouterr().err == (
-        "paramtree: the tour needs optax, sklearn, tqdm. Install them with: pip install 'paramtree-jax[tour]'\n"
+        "paramtree: the tour needs optax, sklearn, tqdm. "
+        "Install them with: pip install 'paramtree-jax[tour]'\n"
     )
 
 
@@ -98,10 +99,14 @@ def test_a_notebook_runs_and_is_kept_with_its_outputs(path):
     book = nbformat.read(path, as_version=4)
     kept = {cell["id"]: texts_of(cell) for cell in book.cells if cell.cell_type == "code"}
     assert any(kept.values())
-    client.NotebookClient(book, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}}).execute()
+    client.NotebookClient(
+        book, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}}
+    ).execute()
     # numbers differ in their last digits between machines; what is printed, and where, does not
     fresh = {cell["id"]: texts_of(cell) for cell in book.cells if cell.cell_type == "code"}
-    assert {name: len(texts) for name, texts in fresh.items()} == {name: len(texts) for name, texts in kept.items()}
+    assert {name: len(texts) for name, texts in fresh.items()} == {
+        name: len(texts) for name, texts in kept.items()
+    }
 
 
 def texts_of(cell):
@@ -115,7 +120,13 @@ def test_the_chapter_notebook_answers_its_five_exercises():
     cells = json.loads((ROOT / "notebooks" / "parameter_management.ipynb").read_text())["cells"]
     prose = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
     assert [number for number in range(1, 6) if f"**{number}. " in prose] == [1, 2, 3, 4, 5]
-    parts = ["## Parameter access", "## Parameter initialisation", "## Tied parameters", "## Summary", "## Exercises"]
+    parts = [
+        "## Parameter access",
+        "## Parameter initialisation",
+        "## Tied parameters",
+        "## Summary",
+        "## Exercises",
+    ]
     assert sorted(parts, key=prose.index) == parts
 
 

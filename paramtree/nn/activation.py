@@ -5,7 +5,8 @@ from collections.abc import Callable
 import jax
 
 from paramtree.errors import ParamTreeError, did_you_mean
-from paramtree.module import Module, Scope
+from paramtree.module import Module
+from paramtree.scope import Scope
 
 Function = Callable[[jax.Array], jax.Array]
 

@@ -4,7 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 from paramtree.errors import ParamTreeError
-from paramtree.module import Module, Scope, assign_keys, chain
+from paramtree.module import Module, assign_keys, chain
+from paramtree.scope import Scope
 
 
 def Sequential(*layers: Module, name: str | None = None) -> Module:

@@ -8,8 +8,9 @@ import numpy as np
 
 from paramtree.errors import MismatchError, ParamTreeError
 from paramtree.init import Zeros
-from paramtree.module import Module, Scope
+from paramtree.module import Module
 from paramtree.nn.activation import Function, activation_function, activation_text
+from paramtree.scope import Scope
 
 _ZEROS = Zeros()
 

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from paramtree.errors import ParamTreeError
-from paramtree.module import Module, Scope
+from paramtree.module import Module
+from paramtree.scope import Scope
 
 
 def Dropout(rate: float, *, name: str | None = None) -> Module:

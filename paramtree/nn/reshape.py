@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from paramtree.errors import MismatchError
-from paramtree.module import Module, Scope
+from paramtree.module import Module
+from paramtree.scope import Scope
 
 
 def Flatten(*, name: str | None = None) -> Module:
@@ -14,6 +15,9 @@ def Flatten(*, name: str | None = None) -> Module:
 
     >>> Flatten().apply({}, jnp.ones((2, 8, 8))).shape
     (2, 64)
+
+    Raises:
+        MismatchError: at the call, for an input without an axis.
     """
 
     def call(scope: Scope, x: jax.Array) -> jax.Array:

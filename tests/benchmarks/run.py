@@ -1,4 +1,4 @@
-"""Measure paramtree against plain JAX and its peers, in one interleaved run: `python tests/benchmarks/run.py`.
+"""Measure paramtree against plain JAX and its peers in one interleaved run: `python tests/benchmarks/run.py`.
 
 Prints one table: each job, each way to do it, its median time, and the ratio to the job's first row, which is
 the yardstick. Times of one job are taken in turns, so that a busy machine slows all of its rows alike.
@@ -37,7 +37,9 @@ def interleaved(ways, rounds, inner=1):
 def select_job(leaves):
     """Select by regular expression from a nested dict, warm."""
     tree = {
-        f"block{block}": {f"layer{layer}": {"weight": np.zeros(1), "bias": np.zeros(1)} for layer in range(50)}
+        f"block{block}": {
+            f"layer{layer}": {"weight": np.zeros(1), "bias": np.zeros(1)} for layer in range(50)
+        }
         for block in range(leaves // 100)
     }
     ways = {"jax.tree.flatten": lambda: jax.tree.flatten(tree)}
@@ -65,14 +67,16 @@ def select_job(leaves):
 def import_job():
     """Import in a fresh process: what paramtree adds to `import jax`."""
     code = (
-        "import time; start = time.perf_counter(); import jax; middle = time.perf_counter(); import paramtree; "
-        "print(middle - start, time.perf_counter() - start)"
+        "from time import perf_counter as now; start = now(); import jax; middle = now(); import paramtree; "
+        "print(middle - start, now() - start)"
     )
     # with byte code kept, as an installed package has it; the first run writes it
     cached = {**os.environ, "PYTHONDONTWRITEBYTECODE": "", "PYTHONPATH": str(Path(pt.__file__).parent.parent)}
     runs = []
     for _ in range(22):
-        out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=cached)
+        out = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=cached
+        )
         runs.append([float(text) for text in out.stdout.split()])
     alone, both = (median(column) for column in zip(*runs[1:], strict=True))
     return {"import jax": alone, "import jax, paramtree": both}
@@ -101,7 +105,9 @@ def dispatch_job():
 def tied_dispatch_job():
     """The same with a tied layer and a constant: against a hand-written function of a plain dict."""
     shared = nn.Dense(64, activation="relu", name="shared")
-    net = nn.Sequential(nn.Dense(64, activation="relu"), shared, nn.Dense(64, activation="relu", params=shared))
+    net = nn.Sequential(
+        nn.Dense(64, activation="relu"), shared, nn.Dense(64, activation="relu", params=shared)
+    )
     x = jax.random.uniform(jax.random.key(1), (2, 20))
     params = pt.freeze(net.init(jax.random.key(0), x), "dense0/bias")
     plain = pt.unfreeze({key: block for key, block in params.items() if key != "dense1"})

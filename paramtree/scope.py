@@ -1,0 +1,370 @@
+"""Scopes: what a module's function asks for parameters, and what one run of a net has to know.
+
+The same function runs in two ways: *declaring* which parameters it wants, or with parameters given.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Protocol, cast, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from paramtree import display
+from paramtree.draw import ParamSpec, Part, fold_name
+from paramtree.errors import (
+    BadNameError,
+    MismatchError,
+    ParamTreeError,
+    TieError,
+    UnknownNameError,
+    did_you_mean,
+    listing,
+    raise_faults,
+)
+from paramtree.init import Initializer
+from paramtree.names import SEPARATOR, check_key, join
+from paramtree.nodes import Alias, Fixed
+from paramtree.tree import flat_leaves, value_faults
+
+_jax = cast(Any, jax)  # its annotations mention types that checkers cannot see
+
+
+@runtime_checkable
+class Layer(Protocol):
+    """What a scope needs to know of a module."""
+
+    @property
+    def call(self) -> Callable[..., Any]:
+        """The function `call(scope, *inputs)`."""
+        ...
+
+    @property
+    def title(self) -> str:
+        """How it prints; in lower case, numbered, its automatic key."""
+        ...
+
+    @property
+    def name(self) -> str | None:
+        """Its key, in place of the automatic one."""
+        ...
+
+    @property
+    def params(self) -> "Layer | None":
+        """The layer whose parameters it shares."""
+        ...
+
+
+@dataclass
+class Keys:
+    """The keys given out within one parent."""
+
+    where: str = ""
+    given: dict[int, str] = field(default_factory=dict[int, str])
+    holders: dict[str, Layer] = field(default_factory=dict[str, Layer])
+    counts: Counter[str] = field(default_factory=Counter[str])
+
+    def key(self, layer: Layer, name: str | None = None) -> str:
+        """Give a layer's key: the name given here, or its own, or the next automatic one of its kind.
+
+        Raises:
+            BadNameError: where another layer has the key.
+        """
+        name = layer.name if name is None else name
+        if name is None and id(layer) in self.given:
+            return self.given[id(layer)]
+        key = check_key(self._automatic(layer) if name is None else name, self.where)
+        holder = self.holders.setdefault(key, layer)
+        if holder is not layer:
+            raise BadNameError(
+                f"two layers{f' in {self.where!r}' if self.where else ''} are named {key!r}: {holder!r} and "
+                f"{layer!r}. Give each a name of its own; or, to share parameters, use one layer twice."
+            )
+        self.given.setdefault(id(layer), key)
+        return key
+
+    def _automatic(self, layer: Layer) -> str:
+        kind = layer.title.lower()
+        number = self.counts[kind]
+        self.counts[kind] += 1
+        return f"{kind}{'_' if kind[-1:].isdigit() else ''}{number}"
+
+
+@dataclass
+class Run:
+    """One run of a net: declaring which parameters it wants, or with parameters given."""
+
+    params: Any = None
+    declaring: bool = False
+    train: bool = False
+    key: Any = None
+    value: Callable[[str, ParamSpec, bool], Any] | None = None
+    sources: dict[str, str] = field(default_factory=dict[str, str])
+    declared: dict[str, Any] = field(default_factory=dict[str, Any])
+    blocks: set[str] = field(default_factory=set[str])
+    homes: dict[int, str] = field(default_factory=dict[int, str])
+    owners: dict[str, str] = field(default_factory=dict[str, str])
+    moved: dict[str, str] = field(default_factory=dict[str, str])
+    met: list[Layer] = field(default_factory=list[Layer])  # keeps ids in `homes` from being used again
+    updates: dict[str, Any] = field(default_factory=dict[str, Any])
+    draws: Counter[str] = field(default_factory=Counter[str])
+
+    def home(self, layer: Layer, place: str) -> str:
+        """Give the place that holds a layer's parameters: the first at which it is called.
+
+        A layer tied to one that is not called itself, or not yet, holds the parameters of both; in the
+        latter case they are `moved` in a second run.
+        """
+        self.met.append(layer)
+        owner = layer
+        while owner.params is not None:
+            owner = owner.params
+        home = self.homes.setdefault(id(owner), place)
+        if owner is layer:
+            self.owners.setdefault(home, place)
+        return self.moved.get(home, home)
+
+    def declare(self, name: str, spec: ParamSpec, fixed: bool, place: str) -> Any:
+        """Note that a parameter is wanted, and give a stand-in for it.
+
+        Raises:
+            TieError: where another use of it wants another shape, dtype, initialiser or kind.
+        """
+        known = self.declared.get(name)
+        if known is None:
+            keys = name.split(SEPARATOR)
+            self.blocks |= {SEPARATOR.join(keys[:end]) for end in range(1, len(keys))}
+        else:
+            if isinstance(known, Fixed) != fixed:
+                raise TieError(f"{place} is asked for as a parameter and as a constant; name them apart.")
+            spec = _same(name, known.value if fixed else known, spec, place)
+        self.declared[name] = Fixed(spec) if fixed else spec
+        return (
+            _jax.numpy.zeros(spec.shape, spec.dtype) if self.value is None else self.value(name, spec, fixed)
+        )
+
+    def alias(self, place: str, home: str) -> None:
+        """Note that a place shares the parameters of another, if that has any."""
+        if home in self.blocks:
+            self.declared[place] = Alias(home)
+
+    def read(self, name: str, spec: ParamSpec, scope: "Scope") -> Any:
+        """Give a parameter's value, checked against what its layer asks for.
+
+        Raises:
+            UnknownNameError: where it is missing.
+            MismatchError: where it is no array, or has another shape.
+        """
+        value = self.updates.get(self.source(name))
+        if value is None:
+            value = self._find(name, scope)
+        if not _is_array(value):
+            kind = type(value).__name__
+            raise MismatchError(f"{name} is of type {kind}, not an array, and {scope.called()} asks for it.")
+        if tuple(value.shape) != spec.shape:
+            raise MismatchError(
+                f"{name} has shape {display.shape_text(value.shape)}, and {scope.called()} needs "
+                f"{display.shape_text(spec.shape)}. Pass an input that fits, or init new parameters."
+            )
+        return _as_jax(name, value)
+
+    def _find(self, name: str, scope: "Scope") -> Any:
+        node = self.params
+        for key in name.split(SEPARATOR):
+            if not isinstance(node, dict) or key not in node:
+                raise UnknownNameError(_missing_text(self.params, name, scope))
+            node = node[key]
+        return node
+
+    def source(self, name: str) -> str:
+        """Give the name where a parameter lives, for a name that may be tied."""
+        return self.sources.get(name, name)
+
+
+def _same(name: str, known: ParamSpec, spec: ParamSpec, place: str) -> ParamSpec:
+    """Check that two uses of a parameter agree, and give what both of them say."""
+    if known.shape != spec.shape or known.dtype != spec.dtype:
+        tied = f"{place} is tied to {name}" if place != name else f"{name} is used twice"
+        raise TieError(
+            f"{tied}, once as {display.shape_dtype(known)} and once as {display.shape_dtype(spec)}. "
+            "Shared parameters need one shape and dtype."
+        )
+    if known.init is None or spec.init is None:
+        return spec if known.init is None else known
+    if _identity(known.init) != _identity(spec.init):
+        raise TieError(
+            f"{place} shares {name}, and names another initialiser: {known.init!r} and {spec.init!r}. "
+            "Name it in one place."
+        )
+    return known
+
+
+def _identity(init: Any) -> Any:
+    # a function made anew at each call of a layer never equals itself: go by its code
+    return init if isinstance(init, Initializer | Part) else getattr(init, "__code__", type(init))
+
+
+def _missing_text(params: Any, name: str, scope: "Scope") -> str:
+    held = list(flat_leaves(params))
+    if name in held:
+        return f"{name} is one key of the params, which are nested dicts; pt.unflatten them first."
+    near = did_you_mean(name, held) or f" The params hold {listing(held, 6) if held else 'nothing'}."
+    return f"{name} is missing: {scope.called()} asks for it.{near}"
+
+
+def _is_array(value: object) -> bool:
+    return isinstance(value, jax.Array | np.ndarray) or hasattr(value, "__jax_array__")
+
+
+def _as_jax(name: str, value: Any) -> Any:
+    if not isinstance(value, np.ndarray):
+        return value
+    dtype = np.dtype(value.dtype)
+    if jax.dtypes.canonicalize_dtype(dtype) != dtype:
+        raise MismatchError(f"{name} is {dtype}, which JAX would narrow; pt.cast it, or set jax_enable_x64.")
+    return _jax.numpy.asarray(value)
+
+
+class Scope:
+    """What a module's function asks for parameters, calls other modules through, and draws randomness from.
+
+    Attributes:
+        path: the place of the module in the net: its name as a block, empty for the net itself.
+        train: whether this is a training pass.
+    """
+
+    def __init__(self, run: Run, title: str, path: str, home: str, inputs: tuple[Any, ...]) -> None:
+        self.path = path
+        self.train = run.train
+        self._run = run
+        self._title = title
+        self._home = home
+        self._inputs = inputs
+        self._keys = Keys(path)
+        self._states: dict[str, Any] = {}
+
+    def param(self, name: str, shape: Any, init: Any = None, dtype: Any = None) -> jax.Array:
+        """Ask for a parameter.
+
+        Args:
+            name: its key in this module.
+            shape: its sizes.
+            init: its initialiser; with none it gets the one given to `net.init`, or the default.
+            dtype: its dtype, float32 if left out; a tree that was cast is used as it is.
+
+        Raises:
+            UnknownNameError: the params given do not hold it.
+            MismatchError: they hold it with another shape.
+        """
+        return self._leaf(check_key(name, self.path), shape, init, dtype, fixed=False)
+
+    def constant(self, name: str, shape: Any, init: Any = None, dtype: Any = None) -> jax.Array:
+        """Ask for a constant: saved and loaded with the parameters; without a gradient unless `unfreeze`d.
+
+        Raises:
+            UnknownNameError: the params given do not hold it.
+            MismatchError: they hold it with another shape.
+        """
+        return self._leaf(check_key(name, self.path), shape, init, dtype, fixed=True)
+
+    def state(self, name: str, shape: Any, init: Any = None, dtype: Any = None) -> jax.Array:
+        """Ask for a running statistic: a constant that `update` may change in training.
+
+        Raises:
+            UnknownNameError: the params given do not hold it.
+            MismatchError: they hold it with another shape.
+        """
+        value = self._leaf(check_key(name, self.path), shape, init, dtype, fixed=True)
+        self._states[name] = value
+        return value
+
+    def update(self, name: str, value: Any) -> None:
+        """Change a running statistic; `apply_and_update` returns it with the parameters.
+
+        Raises:
+            ParamTreeError: outside of training, or for what is no state of this module.
+            MismatchError: for a value of another shape or dtype.
+        """
+        place = join(self.path, name)
+        if name not in self._states:
+            raise ParamTreeError(f"{place} cannot be updated: ask for it with scope.state first.")
+        if not self.train:
+            raise ParamTreeError(f"{place} cannot be updated outside of training; ask scope.train first.")
+        old = self._states[name]
+        raise_faults(MismatchError, "scope.update: this value does not fit:", value_faults(place, old, value))
+        # as strong as what it replaces, so that a scan may carry it
+        self._run.updates[self._run.source(place)] = jax.lax.convert_element_type(value, old.dtype)
+
+    def call(self, module: Layer, *inputs: Any, name: str | None = None) -> Any:
+        """Call another module, under an automatic key, its own name, or the name given here.
+
+        Raises:
+            BadNameError: two different modules would have one key.
+            ParamTreeError: for what is no module.
+        """
+        if not isinstance(module, Layer):
+            raise ParamTreeError(
+                f"{self.path or self._title}: scope.call takes a Module, and got {module!r}. Make one with "
+                "pt.module(function), pt.wrap(init, apply) or nn.Lambda(function)."
+            )
+        key = self._keys.key(module, name)
+        place, here = join(self.path, key), join(self._home, key)
+        home = self._run.home(module, here) if self._run.declaring else here
+        outputs = module.call(Scope(self._run, module.title, place, home, inputs), *inputs)
+        if home != here:
+            self._run.alias(here, home)
+        return outputs
+
+    def key(self) -> jax.Array:
+        """Give a new random key, folded with the module's path, and with a count within it.
+
+        Raises:
+            ParamTreeError: no key was passed.
+        """
+        if self._run.key is None:
+            raise ParamTreeError(f"{self.path or self._title} needs randomness: pass key= to apply.")
+        count = self._run.draws[self.path]
+        self._run.draws[self.path] += 1
+        return jax.random.fold_in(fold_name(self._run.key, self.path), count)
+
+    def called(self) -> str:
+        """Say which module this is, and what it was called with, for a message."""
+        shapes = ", ".join(_input_text(each) for each in jax.tree.leaves(self._inputs))
+        return f"{self.path or self._title}({shapes})"
+
+    @property
+    def has_key(self) -> bool:
+        """Whether `key` can give randomness in this pass."""
+        return self._run.key is not None
+
+    @property
+    def home(self) -> str:
+        """The place that holds the module's parameters: `path`, unless it is tied to another."""
+        return self._home
+
+    def foreign(self, name: str, like: Any, init: Any) -> jax.Array:
+        """Ask for a parameter of a foreign module, by a name of several keys."""
+        return self._leaf(name, like.shape, init, like.dtype, fixed=False)
+
+    def _leaf(self, name: str, shape: Any, init: Any, dtype: Any, fixed: bool) -> Any:
+        spec = ParamSpec(_as_shape(shape), jnp.dtype(dtype or jnp.float32), init)
+        if self._run.declaring:
+            return self._run.declare(join(self._home, name), spec, fixed, join(self.path, name))
+        return self._run.read(join(self.path, name), spec, self)
+
+
+def _input_text(value: Any) -> str:
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return f"{value.dtype}[{','.join(map(str, value.shape))}]"
+    return type(value).__name__
+
+
+def _as_shape(shape: Any) -> tuple[Any, ...]:
+    sizes: tuple[Any, ...] = tuple(shape) if isinstance(shape, Iterable) else (shape,)
+    return tuple(int(size) if _is_number(size) else size for size in sizes)
+
+
+def _is_number(size: object) -> bool:
+    return isinstance(size, int | np.integer)
