@@ -10,28 +10,22 @@ import numpy as np
 from paramtree import display
 from paramtree.errors import ParamTreeError, UnknownNameError, did_you_mean, listing
 from paramtree.module import Module, describe, outline
-from paramtree.names import SEPARATOR, Structure, is_under, join, natural_key, nest, structure_of
+from paramtree.names import SEPARATOR, is_under, join, natural_key, nest, structure_of
 from paramtree.nodes import Alias, Fixed, resolve
 from paramtree.select import Select
 from paramtree.tree import ParamDict, collect_params, fixed_names, flat_leaves, update
 
 
-@dataclass(frozen=True, eq=False)
 class _Views:
     """What all parts of one bound net share: the tree, and all that is looked up in it, read once."""
 
-    params: Any
-    structure: Structure
-    plain: Any
-    leaves: dict[str, Any]
-    grads: dict[str, Any] | None
-    fixed: frozenset[str]
-
-    @classmethod
-    def of(cls, params: Any, grads: Any) -> "_Views":
-        structure, plain = structure_of(params), resolve(params)
-        flat_grads = None if grads is None else flat_leaves(grads)
-        return cls(params, structure, plain, flat_leaves(plain), flat_grads, fixed_names(structure))
+    def __init__(self, params: Any, grads: Any) -> None:
+        self.params = params
+        self.structure = structure_of(params)
+        self.plain = resolve(params)
+        self.leaves = flat_leaves(self.plain)
+        self.grads = None if grads is None else flat_leaves(grads)
+        self.fixed = fixed_names(self.structure)
 
     def aliases(self) -> dict[str, Alias]:
         return {name: node for name, node in self.structure.leafless.items() if isinstance(node, Alias)}
@@ -50,7 +44,7 @@ class _Views:
         return name
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Parameter:
     """One parameter of a bound net.
 
@@ -108,7 +102,7 @@ class Parameter:
         return display.parameter_line(self.name, self.data(), fixed=not self.trainable)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Bound:
     """A net, or a part of one, with its parameters; made by `bind`.
 
@@ -288,4 +282,4 @@ def bind(net: Module, params: Any, /, grads: Any = None) -> Bound:
     if not isinstance(net, Module) or not isinstance(params, dict):
         got = f"{type(net).__name__} and {type(params).__name__}"
         raise ParamTreeError(f"bind takes a module, then the nested dict of its params; and got {got}.")
-    return Bound(net, "", _Views.of(params, grads))
+    return Bound(net, "", _Views(params, grads))

@@ -35,7 +35,7 @@ _JAX_INITIALISERS = {jax.nn.initializers.zeros.__module__, jax.nn.initializers.n
 _UNSET: Any = object()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ParamSpec:
     """Say what a parameter will be.
 
@@ -71,7 +71,7 @@ class Joint:
     draw: Callable[[jax.Array], Sequence[Any]] = field(compare=False)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Part:
     """Be the initialiser of one of the parameters that a `Joint` makes: the one at `index`."""
 

@@ -18,9 +18,8 @@ from jax.core import Tracer
 from paramtree import display
 from paramtree.draw import NEEDS_VALUES, ParamSpec, check_random_key, choose, draw, materialize
 from paramtree.errors import MismatchError, ParamTreeError, TieError
-from paramtree.names import check_key, join, nest, structure_of
-from paramtree.nodes import resolve, tied_names
-from paramtree.scope import Keys, Run, Scope
+from paramtree.names import check_key, join, nest
+from paramtree.scope import Applying, Declaring, Keys, Scope
 from paramtree.tree import update
 
 Call = Callable[..., Any]
@@ -28,7 +27,7 @@ Call = Callable[..., Any]
 _jax = cast(Any, jax)  # its annotations mention types that checkers cannot see
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Module:
     """Wrap one function `call(scope, *inputs)` as a pair of pure functions, `init` and `apply`.
 
@@ -259,7 +258,7 @@ def _run_given(
     if key is not None:
         check_random_key(key, "key=")
     given: Any = params
-    run = Run(resolve(given), train=train, key=key, sources=tied_names(structure_of(given)))
+    run = Applying(given, train, key)
     return net.call(Scope(run, net.title, "", "", tuple(inputs)), *inputs), run.updates
 
 
@@ -285,12 +284,11 @@ def _find_specs(net: Module, inputs: tuple[Any, ...], key: Any, init: Any) -> An
 
 def _declare(net: Module, inputs: tuple[Any, ...], value: Any) -> dict[str, Any]:
     run = _declare_once(net, inputs, value, {})
-    moved = {home: place for home, place in run.owners.items() if home != place}
-    return (_declare_once(net, inputs, value, moved) if moved else run).declared
+    return (_declare_once(net, inputs, value, run.moves()) if run.moves() else run).declared
 
 
-def _declare_once(net: Module, inputs: tuple[Any, ...], value: Any, moved: dict[str, str]) -> Run:
-    run = Run(declaring=True, value=value, key=jax.random.key(0), moved=moved)
+def _declare_once(net: Module, inputs: tuple[Any, ...], value: Any, moved: dict[str, str]) -> Declaring:
+    run = Declaring(value, moved)
     net.call(Scope(run, net.title, "", run.home(net, ""), inputs), *inputs)
     return run
 

@@ -5,11 +5,11 @@ once for each `PyTreeDef` and kept in a bounded cache: a warm look-up costs a fl
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from operator import itemgetter
-from typing import Any, Protocol, TypeGuard
+from typing import Any, TypeGuard
 
 import jax
 
@@ -23,20 +23,10 @@ _tree_util: Any = jax.tree_util
 _LEADING = ("weight", "kernel", "gamma", "scale")  # a weight is listed before its bias, as models print it
 
 
-class TreeDef(Protocol):
-    """What is used of JAX's description of a tree's structure, `jax.tree_util.PyTreeDef`."""
-
-    @property
-    def num_leaves(self) -> int:
-        """The number of leaves."""
-        ...
-
-    def unflatten(self, leaves: Iterable[Any], /) -> Any:
-        """Build the tree of this structure with these leaves."""
-        ...
+TreeDef = Any  # a jax.tree_util.PyTreeDef
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Structure:
     """What a tree's structure says about names.
 
@@ -305,7 +295,7 @@ def picker(indices: Sequence[int]) -> Callable[[Sequence[Any]], tuple[Any, ...]]
     return lambda values: tuple(values[index] for index in indices)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Plan:
     """How to build a tree from the leaves of another: made once per structure, from an index tree."""
 

@@ -21,7 +21,7 @@ A node is a small registered pytree below `Node`. The protocol, for the kinds he
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any, ClassVar
 
@@ -177,19 +177,18 @@ def resolve(params: Any, /) -> Any:
     return _Resolution(params).expand(params, "") if has_nodes(structure_of(params)) else params
 
 
-@dataclass
 class _Resolution:
     """One walk that resolves a tree.
 
-    Attributes:
+    Args:
         root: the whole tree, which aliases are named from.
         names_only: follow aliases, and leave every other node and every array as it is.
-        open: the places whose resolution is under way.
     """
 
-    root: Any
-    names_only: bool = False
-    open: list[str] = field(default_factory=list[str])
+    def __init__(self, root: Any, names_only: bool = False) -> None:
+        self.root = root
+        self.names_only = names_only
+        self.open: list[str] = []  # the places whose resolution is under way
 
     def expand(self, node: Any, place: str) -> Any:
         if is_dict(node) and type(node) is dict:

@@ -5,8 +5,7 @@ The same function runs in two ways: *declaring* which parameters it wants, or wi
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -25,46 +24,24 @@ from paramtree.errors import (
     raise_faults,
 )
 from paramtree.init import Initializer
-from paramtree.names import SEPARATOR, check_key, join
-from paramtree.nodes import Alias, Fixed
+from paramtree.names import SEPARATOR, check_key, join, structure_of
+from paramtree.nodes import Alias, Fixed, resolve, tied_names
 from paramtree.tree import flat_leaves, value_faults
 
 _jax = cast(Any, jax)  # its annotations mention types that checkers cannot see
 
 
-@runtime_checkable
-class Layer(Protocol):
-    """What a scope needs to know of a module."""
-
-    @property
-    def call(self) -> Callable[..., Any]:
-        """The function `call(scope, *inputs)`."""
-        ...
-
-    @property
-    def title(self) -> str:
-        """How it prints; in lower case, numbered, its automatic key."""
-        ...
-
-    @property
-    def name(self) -> str | None:
-        """Its key, in place of the automatic one."""
-        ...
-
-    @property
-    def params(self) -> "Layer | None":
-        """The layer whose parameters it shares."""
-        ...
+Layer = Any  # a Module, which stands above this file
 
 
-@dataclass
 class Keys:
-    """The keys given out within one parent."""
+    """The keys given out within one parent, whose path is `where`."""
 
-    where: str = ""
-    given: dict[int, str] = field(default_factory=dict[int, str])
-    holders: dict[str, Layer] = field(default_factory=dict[str, Layer])
-    counts: Counter[str] = field(default_factory=Counter[str])
+    def __init__(self, where: str = "") -> None:
+        self._where = where
+        self._given: dict[int, str] = {}
+        self._holders: dict[str, Layer] = {}
+        self._counts: Counter[str] = Counter()
 
     def key(self, layer: Layer, name: str | None = None) -> str:
         """Give a layer's key: the name given here, or its own, or the next automatic one of its kind.
@@ -73,43 +50,98 @@ class Keys:
             BadNameError: where another layer has the key.
         """
         name = layer.name if name is None else name
-        if name is None and id(layer) in self.given:
-            return self.given[id(layer)]
-        key = check_key(self._automatic(layer) if name is None else name, self.where)
-        holder = self.holders.setdefault(key, layer)
+        if name is None and id(layer) in self._given:
+            return self._given[id(layer)]
+        key = check_key(self._automatic(layer) if name is None else name, self._where)
+        holder = self._holders.setdefault(key, layer)
         if holder is not layer:
             raise BadNameError(
-                f"two layers{f' in {self.where!r}' if self.where else ''} are named {key!r}: {holder!r} and "
-                f"{layer!r}. Give each a name of its own; or, to share parameters, use one layer twice."
+                f"two layers{f' in {self._where!r}' if self._where else ''} are named {key!r}: {holder!r} "
+                f"and {layer!r}. Give each a name of its own; or, to share parameters, use one layer twice."
             )
-        self.given.setdefault(id(layer), key)
+        self._given.setdefault(id(layer), key)
         return key
 
     def _automatic(self, layer: Layer) -> str:
         kind = layer.title.lower()
-        number = self.counts[kind]
-        self.counts[kind] += 1
+        number = self._counts[kind]
+        self._counts[kind] += 1
         return f"{kind}{'_' if kind[-1:].isdigit() else ''}{number}"
 
 
-@dataclass
 class Run:
-    """One run of a net: declaring which parameters it wants, or with parameters given."""
+    """One run of a net's function: what all its scopes share.
 
-    params: Any = None
-    declaring: bool = False
-    train: bool = False
-    key: Any = None
-    value: Callable[[str, ParamSpec, bool], Any] | None = None
-    sources: dict[str, str] = field(default_factory=dict[str, str])
-    declared: dict[str, Any] = field(default_factory=dict[str, Any])
-    blocks: set[str] = field(default_factory=set[str])
-    homes: dict[int, str] = field(default_factory=dict[int, str])
-    owners: dict[str, str] = field(default_factory=dict[str, str])
-    moved: dict[str, str] = field(default_factory=dict[str, str])
-    met: list[Layer] = field(default_factory=list[Layer])  # keeps ids in `homes` from being used again
-    updates: dict[str, Any] = field(default_factory=dict[str, Any])
-    draws: Counter[str] = field(default_factory=Counter[str])
+    Attributes:
+        train: whether this is a training pass.
+        key: the random key, or None.
+    """
+
+    def __init__(self, train: bool, key: Any) -> None:
+        self.train = train
+        self.key = key
+        self.draws: Counter[str] = Counter()  # of random keys, by path
+
+    def leaf(self, scope: "Scope", name: str, spec: ParamSpec, fixed: bool) -> Any:
+        """Give the value of a parameter that a scope asks for.
+
+        Raises:
+            NotImplementedError: each kind of run says how.
+        """
+        raise NotImplementedError
+
+    def home(self, layer: Layer, place: str) -> str:
+        """Give the place that holds the parameters of a layer called at `place`."""
+        del layer
+        return place
+
+    def alias(self, place: str, home: str) -> None:
+        """Note that a place shares the parameters of another."""
+
+    def write(self, name: str, value: Any) -> None:
+        """Note a new value of a running statistic."""
+
+
+class Declaring(Run):
+    """A run that finds which parameters a net wants.
+
+    Args:
+        value: gives a parameter's value by its name, spec and whether it is fixed; zeros, if left out.
+        moved: the places whose parameters another place holds, as an earlier run has found.
+
+    Attributes:
+        declared: name to spec, `Fixed` spec or `Alias`, in the order of the calls.
+    """
+
+    def __init__(self, value: Callable[..., Any] | None, moved: dict[str, str]) -> None:
+        super().__init__(train=False, key=jax.random.key(0))
+        self.declared: dict[str, Any] = {}
+        self._value = value
+        self._moved = moved
+        self._blocks: set[str] = set()
+        self._homes: dict[int, str] = {}
+        self._owners: dict[str, str] = {}
+        self._met: list[Layer] = []  # keeps ids in `_homes` from being used again
+
+    def leaf(self, scope: "Scope", name: str, spec: ParamSpec, fixed: bool) -> Any:
+        """Note that a parameter is wanted, and give a stand-in for it.
+
+        Raises:
+            TieError: where another use of it wants another shape, dtype, initialiser or kind.
+        """
+        name, place = join(scope.home, name), join(scope.path, name)
+        known = self.declared.get(name)
+        if known is None:
+            keys = name.split(SEPARATOR)
+            self._blocks |= {SEPARATOR.join(keys[:end]) for end in range(1, len(keys))}
+        else:
+            if isinstance(known, Fixed) != fixed:
+                raise TieError(f"{place} is asked for as a parameter and as a constant; name them apart.")
+            spec = _same(name, known.value if fixed else known, spec, place)
+        self.declared[name] = Fixed(spec) if fixed else spec
+        if self._value is None:
+            return _jax.numpy.zeros(spec.shape, spec.dtype)
+        return self._value(name, spec, fixed)
 
     def home(self, layer: Layer, place: str) -> str:
         """Give the place that holds a layer's parameters: the first at which it is called.
@@ -117,47 +149,48 @@ class Run:
         A layer tied to one that is not called itself, or not yet, holds the parameters of both; in the
         latter case they are `moved` in a second run.
         """
-        self.met.append(layer)
+        self._met.append(layer)
         owner = layer
         while owner.params is not None:
             owner = owner.params
-        home = self.homes.setdefault(id(owner), place)
+        home = self._homes.setdefault(id(owner), place)
         if owner is layer:
-            self.owners.setdefault(home, place)
-        return self.moved.get(home, home)
+            self._owners.setdefault(home, place)
+        return self._moved.get(home, home)
 
-    def declare(self, name: str, spec: ParamSpec, fixed: bool, place: str) -> Any:
-        """Note that a parameter is wanted, and give a stand-in for it.
-
-        Raises:
-            TieError: where another use of it wants another shape, dtype, initialiser or kind.
-        """
-        known = self.declared.get(name)
-        if known is None:
-            keys = name.split(SEPARATOR)
-            self.blocks |= {SEPARATOR.join(keys[:end]) for end in range(1, len(keys))}
-        else:
-            if isinstance(known, Fixed) != fixed:
-                raise TieError(f"{place} is asked for as a parameter and as a constant; name them apart.")
-            spec = _same(name, known.value if fixed else known, spec, place)
-        self.declared[name] = Fixed(spec) if fixed else spec
-        return (
-            _jax.numpy.zeros(spec.shape, spec.dtype) if self.value is None else self.value(name, spec, fixed)
-        )
+    def moves(self) -> dict[str, str]:
+        """Map each place that holds the parameters of a layer called later to the place of that layer."""
+        return {home: place for home, place in self._owners.items() if home != place}
 
     def alias(self, place: str, home: str) -> None:
         """Note that a place shares the parameters of another, if that has any."""
-        if home in self.blocks:
+        if home in self._blocks:
             self.declared[place] = Alias(home)
 
-    def read(self, name: str, spec: ParamSpec, scope: "Scope") -> Any:
+
+class Applying(Run):
+    """A run with parameters given.
+
+    Attributes:
+        updates: the new values of running statistics, by the names where they live.
+    """
+
+    def __init__(self, params: dict[str, Any], train: bool, key: Any) -> None:
+        super().__init__(train, key)
+        self.updates: dict[str, Any] = {}
+        self._params = resolve(params)
+        self._sources = tied_names(structure_of(params))
+
+    def leaf(self, scope: "Scope", name: str, spec: ParamSpec, fixed: bool) -> Any:
         """Give a parameter's value, checked against what its layer asks for.
 
         Raises:
             UnknownNameError: where it is missing.
             MismatchError: where it is no array, or has another shape.
         """
-        value = self.updates.get(self.source(name))
+        del fixed  # the tree says what is: a constant that was unfrozen is trained
+        name = join(scope.path, name)
+        value = self.updates.get(self._sources.get(name, name))
         if value is None:
             value = self._find(name, scope)
         if not _is_array(value):
@@ -170,17 +203,17 @@ class Run:
             )
         return _as_jax(name, value)
 
+    def write(self, name: str, value: Any) -> None:
+        """Note a new value of a running statistic, where it lives."""
+        self.updates[self._sources.get(name, name)] = value
+
     def _find(self, name: str, scope: "Scope") -> Any:
-        node = self.params
+        node = self._params
         for key in name.split(SEPARATOR):
             if not isinstance(node, dict) or key not in node:
-                raise UnknownNameError(_missing_text(self.params, name, scope))
+                raise UnknownNameError(_missing_text(self._params, name, scope))
             node = node[key]
         return node
-
-    def source(self, name: str) -> str:
-        """Give the name where a parameter lives, for a name that may be tied."""
-        return self.sources.get(name, name)
 
 
 def _same(name: str, known: ParamSpec, spec: ParamSpec, place: str) -> ParamSpec:
@@ -295,7 +328,7 @@ class Scope:
         old = self._states[name]
         raise_faults(MismatchError, "scope.update: this value does not fit:", value_faults(place, old, value))
         # as strong as what it replaces, so that a scan may carry it
-        self._run.updates[self._run.source(place)] = jax.lax.convert_element_type(value, old.dtype)
+        self._run.write(place, jax.lax.convert_element_type(value, old.dtype))
 
     def call(self, module: Layer, *inputs: Any, name: str | None = None) -> Any:
         """Call another module, under an automatic key, its own name, or the name given here.
@@ -304,14 +337,14 @@ class Scope:
             BadNameError: two different modules would have one key.
             ParamTreeError: for what is no module.
         """
-        if not isinstance(module, Layer):
+        if not hasattr(module, "apply_and_update"):
             raise ParamTreeError(
                 f"{self.path or self._title}: scope.call takes a Module, and got {module!r}. Make one with "
                 "pt.module(function), pt.wrap(init, apply) or nn.Lambda(function)."
             )
         key = self._keys.key(module, name)
         place, here = join(self.path, key), join(self._home, key)
-        home = self._run.home(module, here) if self._run.declaring else here
+        home = self._run.home(module, here)
         outputs = module.call(Scope(self._run, module.title, place, home, inputs), *inputs)
         if home != here:
             self._run.alias(here, home)
@@ -350,9 +383,7 @@ class Scope:
 
     def _leaf(self, name: str, shape: Any, init: Any, dtype: Any, fixed: bool) -> Any:
         spec = ParamSpec(_as_shape(shape), jnp.dtype(dtype or jnp.float32), init)
-        if self._run.declaring:
-            return self._run.declare(join(self._home, name), spec, fixed, join(self.path, name))
-        return self._run.read(join(self.path, name), spec, self)
+        return self._run.leaf(self, name, spec, fixed)
 
 
 def _input_text(value: Any) -> str:

@@ -2,23 +2,14 @@
 
 import os
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from paramtree.checkpoint import npz, safetensors
 from paramtree.checkpoint.atomic import replace_file
-from paramtree.checkpoint.layout import Arrays, Notes, join_parts, split_parts
+from paramtree.checkpoint.layout import join_parts, split_parts
 from paramtree.errors import ParamTreeError
 
-
-class _Format(Protocol):
-    """What the module of a file format has."""
-
-    def write(self, path: Path, arrays: Arrays, notes: Notes) -> None: ...
-
-    def read(self, path: Path) -> tuple[Arrays, Notes]: ...
-
-
-_FORMATS: dict[str, _Format] = {".safetensors": safetensors, ".npz": npz}
+_FORMATS: dict[str, Any] = {".safetensors": safetensors, ".npz": npz}  # each has write and read
 
 
 def save(params: dict[str, Any], file: str | os.PathLike[str], /) -> None:
@@ -63,7 +54,7 @@ def load(file: str | os.PathLike[str], /) -> dict[str, Any]:
     return join_parts(*form.read(path))
 
 
-def _format(path: Path) -> _Format:
+def _format(path: Path) -> Any:
     if path.suffix not in _FORMATS:
         raise ParamTreeError(f"{str(path)!r} is of no known format. End its name in {' or '.join(_FORMATS)}.")
     if path.is_dir():
