@@ -17,7 +17,7 @@ import numpy as np
 from paramtree import display
 from paramtree.errors import MismatchError, ParamTreeError, raise_faults
 from paramtree.init import Initializer, Mixed, Uniform, takes_name
-from paramtree.names import flatten_named
+from paramtree.names import flatten_named, join
 from paramtree.nodes import Fixed
 from paramtree.select import Rules, apply_rules, matches, parse_rules
 
@@ -296,10 +296,16 @@ def materialize(key: jax.Array, specs: Any, init: Any = None) -> Any:
         spec = leaves[index]
         initialiser = _unless_ruled(init, spec) if given is _UNSET else given
         chosen[name] = ParamSpec(spec.shape, spec.dtype, initialiser)
-    drawn = draw(key, chosen)
-    for name, index in zip(structure.names, structure.indices, strict=True):
-        leaves[index] = drawn[name]
-    return jax.tree.unflatten(structure.treedef, leaves)
+    return _filled(specs, draw(key, chosen))
+
+
+def _filled(node: Any, drawn: Mapping[str, jax.Array], name: str = "") -> Any:
+    """Put values in the place of specs; the dicts keep the order in which the net was called."""
+    if isinstance(node, dict):
+        return {key: _filled(child, drawn, join(name, key)) for key, child in cast(Any, node).items()}
+    if isinstance(node, Fixed):
+        return Fixed(drawn[name])
+    return drawn[name] if isinstance(node, ParamSpec) else node
 
 
 def _is_fixed(name: str, leaf: Any) -> bool:
