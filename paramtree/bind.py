@@ -8,7 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from paramtree import display
-from paramtree.errors import ParamTreeError, UnknownNameError, did_you_mean, listing
+from paramtree.errors import (
+    MismatchError,
+    ParamTreeError,
+    UnknownNameError,
+    did_you_mean,
+    listing,
+    raise_faults,
+)
 from paramtree.module import Module, describe, outline
 from paramtree.names import SEPARATOR, is_under, join, natural_key, nest, structure_of
 from paramtree.nodes import Alias, Fixed, resolve
@@ -26,6 +33,7 @@ class _Views:
         self.leaves = flat_leaves(self.plain)
         self.grads = None if grads is None else flat_leaves(grads)
         self.fixed = fixed_names(self.structure)
+        _check_grads(flat_leaves(params), self.grads or {})
 
     def aliases(self) -> dict[str, Alias]:
         return {name: node for name, node in self.structure.leafless.items() if isinstance(node, Alias)}
@@ -42,6 +50,15 @@ class _Views:
             if alias:
                 return self.source(join(alias.target, *keys[end:]))
         return name
+
+
+def _check_grads(leaves: dict[str, Any], grads: dict[str, Any]) -> None:
+    faults = [f"{name} is no parameter of the params" for name in grads if name not in leaves]
+    for name in grads.keys() & leaves.keys():
+        wanted, found = getattr(leaves[name], "shape", None), getattr(grads[name], "shape", None)
+        if wanted != found:
+            faults.append(f"{name} has shape {wanted}, and its gradient {found}")
+    raise_faults(MismatchError, "bind: these gradients are not of these params:", sorted(faults)[:10])
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -278,6 +295,7 @@ def bind(net: Module, params: Any, /, grads: Any = None) -> Bound:
     Raises:
         ParamTreeError: where the net is no module, or the params are no nested dict.
         TieError: for a tie that leads nowhere.
+        MismatchError: for gradients of other params.
     """
     if not isinstance(net, Module) or not isinstance(params, dict):
         got = f"{type(net).__name__} and {type(params).__name__}"

@@ -1,6 +1,7 @@
 """The command line: `paramtree`, or `python -m paramtree`."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -16,7 +17,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.parse_args(arguments)
     try:
         tour.run()
+        sys.stdout.flush()
     except ParamTreeError as error:
         print(f"paramtree: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the reader, such as head, has seen enough; nothing is left to be written
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0

@@ -15,11 +15,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from paramtree import display
-from paramtree.errors import MismatchError, ParamTreeError, raise_faults
-from paramtree.init import Initializer, Mixed, Uniform, takes_name
+from paramtree.errors import (
+    MismatchError,
+    ParamTreeError,
+    UnknownNameError,
+    did_you_mean,
+    listing,
+    raise_faults,
+)
+from paramtree.init import Initializer, Load, Mixed, Uniform, takes_name
 from paramtree.names import flatten_named, join
 from paramtree.nodes import Fixed
-from paramtree.select import Rules, apply_rules, matches, parse_rules
+from paramtree.select import Rules, apply_rules, matches, parse_rules, spells_out
+from paramtree.tree import is_array_like
 
 DEFAULT = Uniform(0.07)  # as in Gluon
 
@@ -131,7 +139,7 @@ def draw(key: jax.Array, specs: Mapping[str, ParamSpec]) -> dict[str, jax.Array]
         if isinstance(spec.init, Part):
             groups.setdefault(spec.init.joint, []).append(name)
         elif _draws_in_groups(spec.init):
-            groups.setdefault((spec.init, spec.shape, spec.dtype), []).append(name)
+            groups.setdefault((_law(spec.init), spec.shape, spec.dtype), []).append(name)
         else:
             drawn[name] = _call(spec, name, key)
     for group, names in groups.items():
@@ -164,10 +172,35 @@ def _draws_in_groups(initialiser: Any) -> bool:
     return isinstance(initialiser, Initializer) and not takes_name(initialiser)
 
 
+@dataclass(frozen=True)
+class _Law:
+    """An initialiser of JAX, which is a closure made anew at each call, compared by its code and settings."""
+
+    identity: Any
+    function: Any = field(compare=False)
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self.function(*arguments)
+
+
+def _law(initialiser: Any) -> Any:
+    code = getattr(initialiser, "__code__", None)
+    if code is None:
+        return initialiser
+    settings = tuple(cell.cell_contents for cell in initialiser.__closure__ or ())
+    law = _Law((code, settings, initialiser.__defaults__), initialiser)
+    try:
+        hash(law)
+    except TypeError:  # a setting is an array
+        return initialiser
+    return law
+
+
 def _draw_group(
     group: tuple[Initializer, Any, Any], key: jax.Array, names: Sequence[str]
 ) -> dict[str, jax.Array]:
-    values = _draw_many(*group, _fold_all(key, _hashes(tuple(names))))
+    keys = _fold_all(key, _hashes(tuple(names)))
+    values = _named_errors(names, lambda: _draw_many(*group, keys))
     return {name: _take(values, index) for index, name in enumerate(names)}
 
 
@@ -195,9 +228,17 @@ def _draw_joint(
 
 def _call(spec: ParamSpec, name: str, key: jax.Array) -> Any:
     named = {"name": name} if takes_name(spec.init) else {}
-    value = spec.init(fold_name(key, name), spec.shape, spec.dtype, **named)
+    value = _named_errors([name], lambda: spec.init(fold_name(key, name), spec.shape, spec.dtype, **named))
     # the initialiser may keep what it gave, and a parameter's buffer may be donated
     return value.copy() if _is_array(value) else value
+
+
+def _named_errors(names: Sequence[str], make: Callable[[], Any]) -> Any:
+    """Say for which parameters an initialiser complains."""
+    try:
+        return make()
+    except ParamTreeError as error:
+        raise type(error)(f"{listing(names, 4)}: {error}") from error
 
 
 def check_random_key(key: Any, what: str = "the first argument") -> None:
@@ -259,9 +300,12 @@ def are_rules(init: Any) -> bool:
 
 def choose(init: Any, name: str, spec: ParamSpec, fixed: bool) -> Any:
     """Give the initialiser of one parameter: an explicit rule, else its layer's own, else the default."""
+    if isinstance(init, Load):
+        return init
+    init = init.rules if isinstance(init, Mixed) else init
     if are_rules(init):
         for rule in parse_rules(init):
-            if rule.select == name or (not fixed and matches(rule.select, name, spec)):
+            if spells_out(rule.select, name) or (not fixed and matches(rule.select, name, spec)):
                 return rule.value
     return _unless_ruled(init, spec)
 
@@ -284,11 +328,13 @@ def materialize(key: jax.Array, specs: Any, init: Any = None) -> Any:
         RuleError: listing every rule that hits nothing or is shadowed.
         MismatchError: where an initialiser does not give what was asked, or a size is unknown.
     """
+    init = init.rules if isinstance(init, Mixed) else init
     leaves, structure = flatten_named(specs)
     if are_rules(init):
         explicit = apply_rules(specs, init, default=_UNSET, spelled_out=_is_fixed)[2]
-    elif isinstance(init, Mixed):
-        explicit = _mixed(specs, init)
+    elif isinstance(init, Load):
+        explicit = [init] * len(leaves)
+        _check_all_used(init, structure.names)
     else:
         explicit = [_UNSET] * len(leaves)
     chosen: dict[str, ParamSpec] = {}
@@ -313,14 +359,10 @@ def _is_fixed(name: str, leaf: Any) -> bool:
     return isinstance(leaf, Fixed)
 
 
-def _mixed(specs: Any, init: Mixed) -> list[Any]:
-    """Check a mixture as rules: of the parameters whose layer names no initialiser, it must cover each."""
-    leaves, structure = flatten_named(specs)
-    named = zip(structure.names, structure.indices, strict=True)
-    unnamed = {name: leaves[index] for name, index in named if leaves[index].init is None}
-    _, covered, values = apply_rules(unnamed, init.rules)
-    by_name = dict(zip(covered.names, values, strict=True))
-    return [by_name.get(name, _UNSET) for name in structure.names]
+def _check_all_used(init: Load, names: Sequence[str]) -> None:
+    unused = [name for name in init.values if name not in set(names)]
+    hints = [f"{name} is not a parameter of the net.{did_you_mean(name, names)}" for name in unused[:10]]
+    raise_faults(UnknownNameError, "Load: the tree holds what the net has no place for:", hints)
 
 
 def reinit(key: jax.Array, params: Any, rules: Rules, /) -> Any:
@@ -340,6 +382,11 @@ def reinit(key: jax.Array, params: Any, rules: Rules, /) -> Any:
     """
     leaves, structure, values = apply_rules(params, rules, default=_UNSET, spelled_out=_is_fixed)
     where = dict(zip(structure.names, structure.indices, strict=True))
+    chosen = [name for name, value in zip(structure.names, values, strict=True) if value is not _UNSET]
+    faults = [
+        f"{name} is {leaves[where[name]]!r}" for name in chosen if not is_array_like(leaves[where[name]])
+    ]
+    raise_faults(MismatchError, "reinit: these are not arrays:", faults)
     specs = {
         name: ParamSpec(tuple(leaves[where[name]].shape), leaves[where[name]].dtype, value)
         for name, value in zip(structure.names, values, strict=True)

@@ -620,7 +620,7 @@ def _exactly(owner: str, array: NDArray[Any], dtype: DTypeLike) -> jax.Array:
 class Mixed:
     """Choose by the parameter's name: rules, select -> initialiser; the first that matches wins.
 
-    Given to `net.init` it is checked as rules are, against all parameters whose layer names no initialiser.
+    Given to `net.init` it is the same as its rules given there.
 
     >>> mixed = Mixed({".*gate/.*": Ones(), ".*": Uniform(0.1)})
     >>> mixed(jax.random.key(0), (2,), jnp.float32, name="lstm0/gate/weight")
@@ -650,6 +650,9 @@ class Mixed:
 
 class Load:
     """Take the value from another tree, by name.
+
+    Given to `net.init` it is used for every parameter, whatever its layer names, and every value of the tree
+    must find its place.
 
     Args:
         tree: the tree to take values from.

@@ -16,10 +16,11 @@ import jax.numpy as jnp
 from jax.core import Tracer
 
 from paramtree import display
-from paramtree.draw import NEEDS_VALUES, ParamSpec, check_random_key, choose, draw, materialize
+from paramtree.draw import NEEDS_VALUES, ParamSpec, are_rules, check_random_key, choose, draw, materialize
 from paramtree.errors import MismatchError, ParamTreeError, TieError
 from paramtree.names import check_key, join, nest
 from paramtree.scope import Applying, Declaring, Keys, Scope
+from paramtree.select import parse_rules
 from paramtree.tree import update
 
 Call = Callable[..., Any]
@@ -38,7 +39,7 @@ class Module:
         call: the function; it asks its scope for parameters.
         title: how it prints; in lower case, numbered, it is the automatic key of the module.
         name: its key, in place of the automatic one.
-        params: a module whose parameters this one shares.
+        shares: a module whose parameters this one shares.
         layers: the (key, module) pairs of a container, for `[i]`, `len` and printing.
         describe: gives the printed form from the module's own parameters, or from None.
 
@@ -47,6 +48,7 @@ class Module:
         apply: `apply(params, *inputs, train=False, key=None) -> outputs`.
         apply_and_update: `apply_and_update(params, *inputs, key=None) -> (outputs, params)`.
         specs: `specs(*inputs) -> tree of ParamSpec`.
+        params: the module itself, as `params=` of another layer takes it.
 
     >>> from paramtree import nn
     >>> init, apply = nn.Dense(3)
@@ -58,7 +60,7 @@ class Module:
     call: Call
     title: str
     name: str | None = None
-    params: "Module | None" = None
+    shares: "Module | None" = None
     layers: tuple[tuple[str, "Module"], ...] = ()
     describe: Callable[[Any], str] | None = None
     # made once per module, not bound methods made at each access: `jax.jit(net.apply)` finds its own cache
@@ -72,13 +74,24 @@ class Module:
             raise ParamTreeError(f"a module wraps a function call(scope, *inputs), and not {self.call!r}.")
         if self.name is not None:
             check_key(self.name, self.title)
-        if self.params is not None and not _is_module(self.params):
+        if self.shares is not None and not _is_module(self.shares):
             raise TieError(
                 f"{self.title}(params=...) takes the layer whose parameters are shared, "
-                f"and not {type(self.params).__name__}."
+                f"and not {type(self.shares).__name__}."
             )
         for make in (_init, _apply, _apply_and_update, _specs):
             object.__setattr__(self, make.__name__[1:], make(self))
+
+    @property
+    def params(self) -> "Module":
+        """The module itself, so that `params=shared.params` shares as `params=shared` does."""
+        return self
+
+    def __getattr__(self, key: str) -> Any:
+        raise AttributeError(
+            f"{self.title} has no {key!r}. A module holds no parameters: init makes them, apply uses them, "
+            "and pt.bind(net, params) shows them by layer."
+        )
 
     def __iter__(self) -> Iterator[Callable[..., Any]]:
         return iter((self.init, self.apply))
@@ -193,6 +206,7 @@ def _init(net: Module) -> Callable[..., Any]:
             ParamTreeError: where the key is none, or something is no initialiser.
         """
         check_random_key(key)
+        init = parse_rules(init) if are_rules(init) else init  # once: rules may come from an iterator
         return materialize(key, _find_specs(net, inputs, key, init), init)
 
     return init
@@ -240,7 +254,7 @@ def _apply_and_update(net: Module) -> Callable[..., Any]:
             MismatchError: a parameter has another shape than the inputs ask for.
         """
         outputs, updates = _run_given(net, params, inputs, True, key)
-        return outputs, update(params, updates)
+        return outputs, update(params, {name: _kept(name, value) for name, value in updates.items()})
 
     return apply_and_update
 
@@ -260,6 +274,16 @@ def _run_given(
     given: Any = params
     run = Applying(given, train, key)
     return net.call(Scope(run, net.title, "", "", tuple(inputs)), *inputs), run.updates
+
+
+def _kept(name: str, value: Any) -> Any:
+    try:
+        return jax.lax.stop_gradient(value)
+    except jax.errors.UnexpectedTracerError as error:
+        raise ParamTreeError(
+            f"{name} was updated inside a jax.lax loop, vmap or checkpoint of the module's own, from which "
+            "its value cannot be taken. Carry it out of there, and update it outside."
+        ) from error
 
 
 def _find_specs(net: Module, inputs: tuple[Any, ...], key: Any, init: Any) -> Any:
@@ -303,6 +327,12 @@ def _is_concrete(value: object) -> bool:
 
 def _parse_inputs(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     scope = jax.export.SymbolicScope()
+    for each in inputs:
+        if isinstance(each, tuple | list) and each and all(isinstance(size, int) for size in cast(Any, each)):
+            text = ", ".join(map(str, cast(Any, each)))
+            raise ParamTreeError(
+                f"the input {each!r} is a shape. Write it as a text, {text!r}, or pass an array."
+            )
     return jax.tree.map(lambda each: _parse_shape(each, scope) if isinstance(each, str) else each, inputs)
 
 

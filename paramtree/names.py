@@ -230,6 +230,11 @@ def _read_structure(treedef: TreeDef) -> Structure:
             indices.append(value)
         else:
             leafless[name] = value
+    if len(names) != treedef.num_leaves:
+        raise BadNameError(
+            "a container of this tree changes its children when JAX rebuilds it, as with jnp.asarray in a "
+            "__post_init__, so its leaves cannot be named. Let it keep its children as they are."
+        )
     position = {name: place for place, name in enumerate(names)}
     if len(position) < len(names):
         _raise_name_clash(treedef, names, indices)
@@ -238,7 +243,7 @@ def _read_structure(treedef: TreeDef) -> Structure:
     return Structure(treedef, tuple(names), tuple(indices), position, leafless)
 
 
-_cached_structure = lru_cache(maxsize=256)(_read_structure)
+_cached_structure = lru_cache(maxsize=64)(_read_structure)
 
 
 def _raise_name_clash(treedef: TreeDef, names: Sequence[str], indices: Sequence[int]) -> None:
@@ -263,9 +268,13 @@ def flatten_named(tree: Any) -> tuple[list[Any], Structure]:
     ([2.0, 1.0], ('b/weight', 'b/bias'), (1, 0))
 
     Raises:
-        BadNameError: as `structure_of` does.
+        BadNameError: as `structure_of` does, and for what is no tree.
     """
     leaves, treedef = flatten_tree(tree)
+    if tree is None or (len(leaves) == 1 and leaves[0] is tree and not hasattr(tree, "shape")):
+        raise BadNameError(
+            f"{type(tree).__name__} is no tree of parameters. Pass the nested dict that init returned."
+        )
     return leaves, _structure_of(treedef)
 
 

@@ -84,6 +84,13 @@ class Alias(Node):
     target: str
     transpose: bool = False
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.target, str):
+            raise TieError(f"an Alias holds the name where a parameter lives, and not {self.target!r}.")
+
+    def __getitem__(self, key: str) -> Any:
+        raise TieError(f"this place is tied to {self}: look there, or use pt.get, pt.bind or pt.resolve.")
+
     def resolve(self, lookup: Lookup, /) -> Any:
         """Look the target up.
 
@@ -101,6 +108,8 @@ class Alias(Node):
 @dataclass(frozen=True, eq=False)
 class Fixed(Node):
     """Hold a constant, or a running statistic: one leaf, under the key's own name, without a gradient.
+
+    An optimiser still sees the leaf; `ties.freeze` says how to keep weight decay from it.
 
     >>> loss = lambda params: (resolve(params)["a"] * resolve(params)["b"]).sum()
     >>> jax.grad(loss)({"a": jnp.ones(2), "b": Fixed(jnp.ones(2))})["b"]
@@ -156,7 +165,7 @@ def is_node(value: object) -> bool:
     return isinstance(value, Node)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)
 def has_nodes(structure: Structure) -> bool:
     """Tell whether a structure holds any node."""
     return any(map(is_node, jax.tree.leaves(index_tree(structure.treedef), is_leaf=is_node)))
@@ -240,18 +249,23 @@ def _child(node: Any, key: str) -> Any:
 
 def _raise_dangling(root: Any, place: str, target: str) -> None:
     raise TieError(
-        f"{place!r} is tied to {target!r}, which is not in this tree.{did_you_mean(target, _places(root))} "
+        f"{place!r} is tied to {target!r}, which is not in this tree.{did_you_mean(target, places_of(root))} "
         "Aliases are named from the root: pass the whole tree, or pt.untie it before taking a part."
     )
 
 
-def _places(root: Any) -> list[str]:
+def places_of(root: Any) -> list[str]:
+    """List the names of all parameters of a tree, and of all blocks.
+
+    >>> places_of({"a": {"w": 1}})
+    ['a/w', 'a']
+    """
     structure = structure_of(root)
     blocks = {name[:end] for name in structure.names for end, char in enumerate(name) if char == SEPARATOR}
     return [*structure.names, *sorted(blocks)]
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)
 def tied_names(structure: Structure) -> dict[str, str]:
     """Map every name that exists only through an alias to the name where its parameter lives.
 

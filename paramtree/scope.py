@@ -131,14 +131,11 @@ class Declaring(Run):
         """
         name, place = join(scope.home, name), join(scope.path, name)
         known = self.declared.get(name)
-        if known is None:
-            keys = name.split(SEPARATOR)
-            self._blocks |= {SEPARATOR.join(keys[:end]) for end in range(1, len(keys))}
-        else:
+        if known is not None:
             if isinstance(known, Fixed) != fixed:
                 raise TieError(f"{place} is asked for as a parameter and as a constant; name them apart.")
             spec = _same(name, known.value if fixed else known, spec, place)
-        self.declared[name] = Fixed(spec) if fixed else spec
+        self._declare(name, Fixed(spec) if fixed else spec)
         if self._value is None:
             return _jax.numpy.zeros(spec.shape, spec.dtype)
         return self._value(name, spec, fixed)
@@ -151,8 +148,8 @@ class Declaring(Run):
         """
         self._met.append(layer)
         owner = layer
-        while owner.params is not None:
-            owner = owner.params
+        while owner.shares is not None:
+            owner = owner.shares
         home = self._homes.setdefault(id(owner), place)
         if owner is layer:
             self._owners.setdefault(home, place)
@@ -160,12 +157,24 @@ class Declaring(Run):
 
     def moves(self) -> dict[str, str]:
         """Map each place that holds the parameters of a layer called later to the place of that layer."""
-        return {home: place for home, place in self._owners.items() if home != place}
+        moved = {home: place for home, place in self._owners.items() if home != place}
+
+        def follow(place: str) -> str:  # a place in a block that moves goes with the block
+            for end in (at for at in range(len(place) - 1, 0, -1) if place[at] == SEPARATOR):
+                if place[:end] in moved:
+                    return follow(moved[place[:end]] + place[end:])
+            return place
+
+        return {home: follow(place) for home, place in moved.items()}
 
     def alias(self, place: str, home: str) -> None:
         """Note that a place shares the parameters of another, if that has any."""
         if home in self._blocks:
-            self.declared[place] = Alias(home)
+            self._declare(place, Alias(home))
+
+    def _declare(self, name: str, value: Any) -> None:
+        self.declared[name] = value
+        self._blocks |= {name[:end] for end, char in enumerate(name) if char == SEPARATOR}
 
 
 class Applying(Run):
@@ -180,6 +189,7 @@ class Applying(Run):
         self.updates: dict[str, Any] = {}
         self._params = resolve(params)
         self._sources = tied_names(structure_of(params))
+        self._leafless = structure_of(params).leafless
 
     def leaf(self, scope: "Scope", name: str, spec: ParamSpec, fixed: bool) -> Any:
         """Give a parameter's value, checked against what its layer asks for.
@@ -204,7 +214,18 @@ class Applying(Run):
         return _as_jax(name, value)
 
     def write(self, name: str, value: Any) -> None:
-        """Note a new value of a running statistic, where it lives."""
+        """Note a new value of a running statistic, where it lives.
+
+        Raises:
+            TieError: where the place sees it transposed.
+        """
+        node = self._leafless.get(name)
+        while isinstance(node, Alias):
+            if node.transpose:
+                raise TieError(
+                    f"{name} is tied transposed to {node.target!r}, and cannot be updated from here."
+                )
+            node = self._leafless.get(node.target)
         self.updates[self._sources.get(name, name)] = value
 
     def _find(self, name: str, scope: "Scope") -> Any:
@@ -235,8 +256,12 @@ def _same(name: str, known: ParamSpec, spec: ParamSpec, place: str) -> ParamSpec
 
 
 def _identity(init: Any) -> Any:
-    # a function made anew at each call of a layer never equals itself: go by its code
-    return init if isinstance(init, Initializer | Part) else getattr(init, "__code__", type(init))
+    # a function made anew at each call of a layer never equals itself: go by its code and plain settings
+    code = getattr(init, "__code__", None)
+    if code is None:
+        return init if isinstance(init, Initializer | Part) else type(init)
+    cells = (cell.cell_contents for cell in init.__closure__ or ())
+    return code, *(value for value in cells if isinstance(value, bool | int | float | str | tuple))
 
 
 def _missing_text(params: Any, name: str, scope: "Scope") -> str:
@@ -266,6 +291,18 @@ class Scope:
     Attributes:
         path: the place of the module in the net: its name as a block, empty for the net itself.
         train: whether this is a training pass.
+
+    >>> from paramtree import init, module
+    >>> @module
+    ... def Center(scope, x):
+    ...     mean = scope.state("running_mean", (x.shape[-1],), init.Zeros())
+    ...     if scope.train:
+    ...         scope.update("running_mean", 0.9 * mean + 0.1 * x.mean(0))
+    ...     return x - mean[None]
+    >>> params = Center.init(jax.random.key(0), "8, 2")
+    >>> outputs, params = Center.apply_and_update(params, jnp.ones((8, 2)))
+    >>> params
+    {'running_mean': Fixed(value=Array([0.1, 0.1], dtype=float32))}
     """
 
     def __init__(self, run: Run, title: str, path: str, home: str, inputs: tuple[Any, ...]) -> None:
@@ -352,6 +389,8 @@ class Scope:
 
     def key(self) -> jax.Array:
         """Give a new random key, folded with the module's path, and with a count within it.
+
+        Inside a `jax.lax.scan` of the module's own it is one key for all steps: fold the step into it.
 
         Raises:
             ParamTreeError: no key was passed.

@@ -1,16 +1,17 @@
 """Selects and rules: the one engine that says which parameters are meant.
 
 A *select* is a regular expression that must match the **whole** name (`re.fullmatch`), a compiled pattern, a
-predicate `(name, leaf) -> bool`, or a sequence of selects (any of them). *Rules* are an ordered mapping, or a
-sequence of pairs, select -> value; the first that matches wins. Neither is ever silent: a select that hits
-nothing raises, and so do rules that are unused, shadowed, or leave a parameter uncovered.
+predicate `(name, leaf) -> bool`, or a sequence of selects (any of them; each must hit something). *Rules* are
+an ordered mapping, or a sequence of pairs, select -> value; the first that matches wins. Neither is ever
+silent: a select that hits nothing raises, and so do rules that are unused, shadowed, or leave a parameter
+uncovered.
 """
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import chain, combinations
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, NamedTuple, TypeGuard, cast
 
 import jax
 
@@ -46,11 +47,12 @@ def apply_select(tree: Any, select: Select | None, allow_empty: bool = False) ->
         return Selection(leaves, structure, tuple(range(len(leaves))))
     select = freeze_select(select)
     if depends_on_leaves(select):
-        places = _places(structure, select, held_leaves(tree))
+        held = held_leaves(tree)
+        places, dead = _places(structure, select, held), _dead(structure, select, held)
     else:
-        places = _cached_places(structure, select)
-    if not places and not allow_empty:
-        raise NoMatchError(_no_match_text(structure, select))
+        places, dead = _cached_places(structure, select)
+    if dead and not allow_empty:
+        raise NoMatchError("\n".join(_no_match_text(structure, each) for each in dead))
     return Selection(leaves, structure, places)
 
 
@@ -115,6 +117,17 @@ def _is_several(select: object) -> TypeGuard[tuple[Any, ...]]:
     return isinstance(select, tuple)
 
 
+def spells_out(select: Any, name: str) -> bool:
+    """Tell whether a select gives this whole name, letter by letter.
+
+    >>> spells_out(["a/mean", "a/var"], "a/mean"), spells_out("a/.*", "a/mean")
+    (True, False)
+    """
+    if isinstance(select, tuple | list):
+        return any(spells_out(each, name) for each in cast(Any, select))
+    return (select.pattern if _is_pattern(select) else select) in (name, re.escape(name))
+
+
 def depends_on_leaves(select: Any) -> bool:
     """Tell whether a select asks for values, not names alone, so that its answer must not be cached."""
     if _is_several(select):
@@ -158,9 +171,15 @@ def _places(structure: Structure, select: Any, held: Sequence[Any] | None = None
     return tuple(place for place, name in enumerate(structure.names) if fullmatch(name))
 
 
-@lru_cache(maxsize=1024)
-def _cached_places(structure: Structure, select: Any) -> tuple[int, ...]:
-    return _places(structure, select)
+def _dead(structure: Structure, select: Any, held: Sequence[Any] | None = None) -> list[Any]:
+    """List what hits nothing: the select, or the ones among several selects."""
+    each = select if _is_several(select) and select else (select,)
+    return [one for one in each if not _places(structure, one, held)]
+
+
+@lru_cache(maxsize=256)
+def _cached_places(structure: Structure, select: Any) -> tuple[tuple[int, ...], list[Any]]:
+    return _places(structure, select), _dead(structure, select)
 
 
 # what a pattern that hits nothing was probably meant to be
@@ -312,7 +331,7 @@ def apply_rules(
     return leaves, structure, values
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)
 def _cached_hits(structure: Structure, selects: Any) -> list[tuple[int, ...]]:
     return [_places(structure, select) for select in selects]
 
@@ -334,7 +353,7 @@ def _keep_spelled_out(
     held, names = held_leaves(tree), structure.names
     shy = {at for at, index in enumerate(structure.indices) if spelled_out(names[at], held[index])}
     return [
-        tuple(place for place in places if place not in shy or names[place] == select)
+        tuple(place for place in places if place not in shy or spells_out(select, names[place]))
         for select, places in zip(selects, hits, strict=True)
     ]
 
@@ -369,6 +388,9 @@ def _check_rules(
             earlier = sorted({winner for place in hits[number] if (winner := winners[place]) is not None})
             by = listing([f"rule {each} {describe_select(rules[each].select)}" for each in earlier], 4)
             faults.append(f"{label} is shadowed: all it hits goes to {by}. Put it first, or remove it.")
+        elif not depends_on_leaves(rule.select):
+            for dead in _dead(structure, rule.select):
+                faults.append(f"{label}: {describe_select(dead)} hits nothing.{hints(structure, dead)}")
     names = structure.names
     bare = [name for name, winner in zip(names, winners, strict=True) if winner is None]
     if required and bare:

@@ -10,9 +10,18 @@ from jax.core import Tracer
 from paramtree import display
 from paramtree.errors import BadNameError, NoMatchError, TieError, did_you_mean, listing, raise_faults
 from paramtree.names import flatten_tree, is_under, natural_name_key, nest, structure_of
-from paramtree.nodes import Alias, Fixed, gather_aliases, is_transparent, resolve, spread_aliases, tied_names
+from paramtree.nodes import (
+    Alias,
+    Fixed,
+    gather_aliases,
+    is_transparent,
+    places_of,
+    resolve,
+    spread_aliases,
+    tied_names,
+)
 from paramtree.select import Select, apply_select, describe_select, freeze_select, matches
-from paramtree.tree import flat_leaves, flatten, is_array_like
+from paramtree.tree import fixed_names, flat_leaves, flatten, is_array_like
 
 
 def tie(params: dict[str, Any], ties: Mapping[str, str | Alias], /) -> dict[str, Any]:
@@ -29,6 +38,8 @@ def tie(params: dict[str, Any], ties: Mapping[str, str | Alias], /) -> dict[str,
         TieError: listing every place and target that is not in the tree, every tie to itself or within
             itself, and all ties between different shapes, dtypes or blocks.
     """
+    if not isinstance(ties, Mapping):
+        raise TieError(f"tie takes a dict {{place: where it lives}}, and got a {type(ties).__name__}.")
     strange = [
         f"{place!r} to {target!r} of type {type(target).__name__}; give the name where it lives, or an Alias"
         for place, target in ties.items()
@@ -70,7 +81,9 @@ def _tie_faults(plain: Mapping[str, Any], place: str, alias: Alias) -> list[str]
     old, new = _shapes(plain, place), _shapes(plain, target)
     missing = [name for name, found in ((place, old), (target, new)) if not found]
     if missing:
-        return [f"{name!r} is not in the tree.{did_you_mean(name, plain)}" for name in missing]
+        known = places_of(plain)
+        near = [did_you_mean(name, known) or f" The names are {listing(list(plain), 6)}." for name in missing]
+        return [f"{name!r} is not in the tree.{hint}" for name, hint in zip(missing, near, strict=True)]
     if alias.transpose:
         if any(rest or len(shape) < 3 for rest, shape in new.items()):
             return [f"{target!r} is no matrix, so that {place!r} cannot be tied to it transposed"]
@@ -98,6 +111,8 @@ def _describe(shape: tuple[Any, ...] | None) -> str:
 def untie(params: dict[str, Any], select: Select | None = None, /, *, copy: bool = True) -> dict[str, Any]:
     """Return the tree with an array of its own at every tied place.
 
+    An alias of a place that is untied shares that place's array from then on.
+
     Args:
         params: nested dicts.
         select: which tied places, by their own names; all, if left out.
@@ -111,19 +126,26 @@ def untie(params: dict[str, Any], select: Select | None = None, /, *, copy: bool
     Raises:
         NoMatchError: where the select hits no tied place.
     """
-    flat, plain = flatten(params), flat_leaves(resolve(params))
-    spread = spread_aliases(flat)
-    chosen = sorted((n for n, node in spread.items() if isinstance(node, Alias)), key=natural_name_key)
+    flat, spread = flatten(params), spread_aliases(flatten(params))
+    tied = sorted((n for n, node in spread.items() if isinstance(node, Alias)), key=natural_name_key)
+    own = _own_leaves(params, tied)
     if select is not None:
         frozen = freeze_select(select)
-        chosen, places = [name for name in chosen if matches(frozen, name)], chosen
-        if not chosen:
-            tied = listing(places, 6) if places else "none"
+        own = {name: leaf for name, leaf in own.items() if matches(frozen, name, leaf)}
+        if not own:
+            places = listing(tied, 6) if tied else "none"
             raise NoMatchError(
-                f"untie: {describe_select(frozen)} hits no tied place. The tied places are: {tied}."
+                f"untie: {describe_select(frozen)} hits no tied place. The tied places are: {places}."
             )
-    own = {name: _copied(plain[name]) if copy else plain[name] for name in chosen}
+    own = jax.tree.map(_copied, own) if copy else own
     return gather_aliases(nest(spread | own), spread.keys() - flat.keys(), flat.keys() - spread.keys())
+
+
+def _own_leaves(params: dict[str, Any], tied: list[str]) -> dict[str, Any]:
+    """Give what each tied place would hold by itself: an array, fixed where the one it shares is."""
+    structure, plain = structure_of(params), flat_leaves(resolve(params))
+    sources, fixed = tied_names(structure), fixed_names(structure)
+    return {name: Fixed(plain[name]) if sources.get(name) in fixed else plain[name] for name in tied}
 
 
 def _copied(leaf: Any) -> Any:
@@ -192,6 +214,10 @@ def _buffer(leaf: Any) -> Any:
 
 def freeze(params: Any, select: Select, /, *, allow_empty: bool = False) -> Any:
     """Return the tree with the selected parameters fixed: no gradient is computed for them.
+
+    They stay leaves, so an optimiser that changes parameters by more than their gradient, as weight decay
+    does, still changes them: wrap it as `optax.masked(optimizer, mask(params, trainable))`. Its state
+    belongs to one structure of the tree: make it anew after freezing.
 
     >>> freeze({"embed": {"weight": 1.0}, "head": {"weight": 2.0}}, "embed/.*")["embed"]
     {'weight': Fixed(value=1.0)}

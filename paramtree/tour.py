@@ -1,6 +1,7 @@
 """The tour: a session in the interpreter, typed and run before the reader's eyes."""
 
 import os
+import re
 import sys
 from doctest import DocTestParser, Example
 from importlib.resources import files
@@ -9,6 +10,7 @@ from typing import Any, TextIO
 
 from paramtree.errors import ParamTreeError
 
+_HEADING = re.compile(r"^(?:\d\.|Parameters).*$", re.MULTILINE)
 _NEEDS = ("optax", "sklearn", "tqdm")
 
 
@@ -31,7 +33,8 @@ def run(out: TextIO | None = None) -> dict[str, Any]:
             print(f"{bold}{_prompted(part.source)}{plain}", file=stream, flush=True)
             exec(compile(part.source, "<tour>", "single"), session)
         elif part.strip():
-            print(f"\n{part.strip()}\n", file=stream)
+            prose = _HEADING.sub(lambda found: f"{bold}{found[0]}{plain}", part.strip())
+            print(f"\n{prose}\n", file=stream)
     return session
 
 
@@ -41,4 +44,4 @@ def _prompted(source: str) -> str:
 
 
 def _in_colour(out: TextIO) -> bool:
-    return out.isatty() and "NO_COLOR" not in os.environ
+    return out.isatty() and not os.environ.get("NO_COLOR")

@@ -8,6 +8,7 @@ import re
 import reprlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -79,7 +80,7 @@ class ParamDict(dict[str, Any]):
 
     title: str = ""
     fixed: frozenset[str] = frozenset()
-    tied: Mapping[str, str] = {}
+    tied: Mapping[str, str] = MappingProxyType({})
 
     def __repr__(self) -> str:
         return display.block_text(self._title(), [line for _, line in sorted(self._lines())])
@@ -156,23 +157,24 @@ def collect_params(params: Any, /, select: Select | None = None, *, allow_empty:
     found = apply_select(params, select, allow_empty)
     names, pick = _chosen(found.structure, found.places)
     collected = ParamDict(zip(names, pick(found.leaves), strict=True))
-    collected.fixed, collected.tied = _notes(found.structure, select is None)
+    collected.fixed, tied = _notes(found.structure, select is None)
+    collected.tied = dict(tied)  # a copy: the notes are kept for the next call
     return collected
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)
 def _chosen(structure: Structure, places: tuple[int, ...]) -> tuple[tuple[str, ...], Callable[..., Any]]:
     pick = picker(places)
     return pick(structure.names), picker(pick(structure.indices))
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)
 def _notes(structure: Structure, whole: bool) -> tuple[frozenset[str], Mapping[str, str]]:
     tied = {place: str(node) for place, node in structure.leafless.items() if isinstance(node, Alias)}
     return fixed_names(structure), tied if whole else {}
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)
 def fixed_names(structure: Structure) -> frozenset[str]:
     """Collect the names of all leaves of a structure that are held fixed."""
     held = jax.tree.leaves(index_tree(structure.treedef), is_leaf=lambda node: isinstance(node, Fixed))
@@ -199,6 +201,8 @@ def get(params: Any, name: str, /) -> Any:
     Raises:
         UnknownNameError: where no parameter has the name, with the names that are near.
     """
+    if not isinstance(name, str):
+        raise UnknownNameError(f"get takes one name, and got {name!r}; collect_params takes selects.")
     leaves, structure = flatten_named(params)
     if name in structure.position:
         return leaves[structure.indices[structure.position[name]]]
@@ -246,6 +250,8 @@ def update(params: Any, values: Mapping[str, Any], /) -> Any:
         UnknownNameError: listing every name that is not in the tree.
         MismatchError: listing every value of another shape or dtype, and every one that is no array.
     """
+    if not isinstance(values, Mapping):
+        raise MismatchError(f"update takes a dict {{name: value}}, and got a {type(values).__name__}.")
     leaves, structure = flatten_named(params)
     strangers = [name for name in values if name not in structure.position]
     unknown = [_unknown_text(structure, name, place < HINTED) for place, name in enumerate(strangers)]
@@ -268,7 +274,8 @@ def value_faults(name: str, old: Any, new: Any) -> list[str]:
     """
     if not is_array_like(old):
         return []  # labels, masks and shardings have no shape to keep
-    if not is_array_like(new) or is_node(new):
+    real = isinstance(old, jax.Array | np.ndarray)
+    if is_node(new) or not (_is_array(new) if real else is_array_like(new)):
         got = f"{reprlib.repr(new)} of type {type(new).__name__}"
         return [f"{name} needs an array of {display.shape_dtype(old)}, and got {got}"]
     faults: list[str] = []
@@ -279,6 +286,10 @@ def value_faults(name: str, old: Any, new: Any) -> list[str]:
         hint = "convert it, or pt.cast the tree first"
         faults.append(f"{name} needs dtype {old.dtype}, and got {new.dtype}; {hint}")
     return faults
+
+
+def _is_array(value: object) -> bool:
+    return isinstance(value, jax.Array | np.ndarray | np.generic) or hasattr(value, "__jax_array__")
 
 
 def is_array_like(leaf: Any) -> bool:
@@ -426,6 +437,8 @@ def flatten(params: dict[str, Any], /) -> dict[str, Any]:
         BadNameError: listing every key that is not a non-empty string without `/`, and all but dicts that
             holds parameters.
     """
+    if isinstance(params, ParamDict):
+        raise BadNameError("a ParamDict is flat already; pt.unflatten it first.")
     flat: dict[str, Any] = {}
     faults: list[str] = []
     _flatten_into(flat, params, "", faults)
@@ -483,7 +496,7 @@ def partition(
     return selected.build(found.leaves), rest.build(found.leaves)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)
 def _partition_plans(structure: Structure, places: tuple[int, ...]) -> tuple[Plan, Plan]:
     chosen = {structure.indices[place] for place in places}
     chosen_names = {structure.names[place] for place in places}
@@ -528,7 +541,7 @@ def _merge_two(left: dict[str, Any], right: dict[str, Any], name: str, faults: l
     merged = dict(left)
     for key, value in right.items():
         if key not in left:
-            merged[key] = value
+            merged[key] = _merge_two({}, value, "", faults) if is_dict(value) else value
         elif is_dict(left[key]) and is_dict(value):
             merged[key] = _merge_two(left[key], value, join(name, str(key)), faults)
         else:
@@ -563,7 +576,7 @@ def rename(params: dict[str, Any], rules: Mapping[str, str], /) -> dict[str, Any
     return _rename_plan(structure, parsed).build(leaves)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)
 def _rename_plan(structure: Structure, rules: tuple[Rule, ...]) -> Plan:
     tied_names(structure)  # raises where a tie is broken
     whole = flatten(index_tree(structure.treedef))
@@ -580,7 +593,8 @@ def _rename_plan(structure: Structure, rules: tuple[Rule, ...]) -> Plan:
 
     renamed = {new[name]: jax.tree.map(follow, value, is_leaf=_is_alias) for name, value in flat.items()}
     spread = {name: _block_of(name, whole) for name in flat if name not in whole}
-    blocks = {new[name].removesuffix(name[len(block) :]) for name, block in spread.items()}
+    depths = {name: name[len(block) :].count(SEPARATOR) for name, block in spread.items()}
+    blocks = {new[name].rsplit(SEPARATOR, depth)[0] for name, depth in depths.items()}
     return Plan.of(gather_aliases(nest(renamed), {new[name] for name in spread}, blocks))
 
 

@@ -26,6 +26,9 @@ def wrap(
     conventions are known by their argument names: stax's `init(rng, input_shape)`, which also returns the
     output's shape, and Haiku's `apply(params, rng, ...)`. At init the inputs are zeros of the right shape.
 
+    `train` is not passed on, and running statistics are parameters like any other here: `freeze` them, or
+    wrap a function that does with them what is meant. A model of Flax: `wrap(model.init, model.apply)`.
+
     >>> net = wrap(lambda key, x: {"w": jnp.ones(x.shape[-1])}, lambda params, x: x @ params["w"])
     >>> net.specs("batch, 5")
     {'w': ParamSpec((5,), float32)}
@@ -47,7 +50,9 @@ def wrap(
     def call(scope: Scope, *inputs: Any) -> Any:
         shapes = jax.tree.map(partial(_known_shape, 1), inputs)
         like, structure = flatten_named(abstract(shapes))
-        if jax.tree.leaves(abstract(jax.tree.map(partial(_known_shape, 2), inputs))) != like:
+        sizes = [size for each in jax.tree.leaves(inputs) for size in jnp.shape(each)]
+        symbolic = not all(isinstance(size, int) for size in sizes)
+        if symbolic and jax.tree.leaves(abstract(jax.tree.map(partial(_known_shape, 2), inputs))) != like:
             raise MismatchError(f"{scope.called()} needs the sizes that its parameters depend on as numbers.")
         joint = Joint(scope.home, lambda key: jax.tree.map(jnp.asarray, jax.tree.leaves(make(key, shapes))))
         values = list(like)

@@ -36,7 +36,7 @@ def _build(arch, key, shared):
     layers = {}
     for name, child in arch["children"].items():
         layer = _build(child, name, {})
-        layers[name] = replace(layer, params=layers[shared[name]]) if name in shared else layer
+        layers[name] = replace(layer, shares=layers[shared[name]]) if name in shared else layer
     if kind == "Sequential":
         return nn.Sequential(*layers.values(), name=key)
     return replace({"FancyMLP": fancy_mlp, "NestMLP": nest_mlp}[kind](**layers), name=key)

@@ -116,7 +116,11 @@ def test_what_holds_no_leaf_has_a_place_and_no_name():
 
 
 def test_the_empty_tree_has_no_names():
-    assert names({}) == names([]) == names(None) == []
+    assert names({}) == names([]) == []
+    for nothing in (None, object(), "weight", 1.0):
+        assert message(BadNameError, names, nothing) == (
+            f"{type(nothing).__name__} is no tree of parameters. Pass the nested dict that init returned."
+        )
 
 
 def test_one_structure_is_read_once():
@@ -150,7 +154,7 @@ def test_empty_key():
 
 def test_bare_leaf():
     text = "the tree is one bare leaf, without a name; put it in a dict: {'weight': leaf}."
-    assert message(BadNameError, names, 1.0) == message(BadNameError, names, Fixed(1.0)) == text
+    assert message(BadNameError, names, np.ones(1)) == message(BadNameError, names, Fixed(1.0)) == text
 
 
 def test_keys_that_cannot_be_sorted():

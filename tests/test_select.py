@@ -128,7 +128,25 @@ def test_other_selects_that_hit_nothing():
 
     assert message(NoMatchError, collect_params, FLAT, never) == f"select never {tail}"
     assert message(NoMatchError, collect_params, FLAT, []) == f"select [] {tail}"
-    assert message(NoMatchError, collect_params, FLAT, ["x", re.compile("y")]) == f"select ['x', 'y'] {tail}"
+    whole = tail.replace(".", "; it must match the whole name.", 1)
+    assert message(NoMatchError, collect_params, FLAT, ["x", re.compile("y")]) == (
+        f"select 'x' {whole}\nselect 'y' {whole}"
+    )
+
+
+def test_each_of_several_selects_must_hit():
+    text = (
+        "select 'densse1/.*' hits none of 4 parameters; it must match the whole name. "
+        "Nearest: dense1/bias, dense1/weight. Pass allow_empty=True where nothing is a good answer."
+    )
+    assert message(NoMatchError, collect_params, FLAT, ["dense0/.*", "densse1/.*"]) == text
+    assert len(collect_params(FLAT, ["dense0/.*", "densse1/.*"], allow_empty=True)) == 2
+    assert len(collect_params(FLAT, ["dense0/.*", lambda name, leaf: "1" in name])) == 4
+    with pytest.raises(RuleError) as e:
+        label_params(FLAT, [(["dense0/.*", "q"], 1), (".*", 2)])
+    assert str(e.value).startswith(
+        "rules do not fit the tree of 4 parameters:\n  rule 0 ['dense0/.*', 'q']: 'q' hits nothing."
+    )
 
 
 def test_small_trees():

@@ -67,7 +67,7 @@ def test_ties_of_ties():
 
 def test_tie_refuses_what_makes_no_sense():
     assert faults({"out": "a", "a/weight": "nope/weight"}) == [
-        "'out' is not in the tree.",
+        "'out' is not in the tree. The names are a/weight, a/bias, b/weight, b/bias, c/weight, c/bias.",
         "'nope/weight' is not in the tree. Did you mean c/weight or b/weight or a/weight?",
     ]
     beside = "tie it to a parameter or block beside it"

@@ -196,7 +196,10 @@ def test_update_keeps_nodes_and_foreign_containers():
 def test_update_of_stand_ins():
     stand_in = jax.ShapeDtypeStruct((2,), jnp.float32)
     assert update(abstract(net()), {"dense0/bias": jnp.ones(2)})["dense0"]["bias"].tolist() == [1.0, 1.0]
-    assert update(net(), {"dense0/bias": stand_in})["dense0"]["bias"] is stand_in
+    assert update(abstract(net()), {"dense0/bias": stand_in})["dense0"]["bias"] is stand_in
+    assert "needs an array of shape=(2,), dtype=float32, and got ShapeDtypeStr" in message(
+        MismatchError, update, net(), {"dense0/bias": stand_in}
+    )
     assert "needs shape (2,), and got (3,)" in message(
         MismatchError, update, abstract(net()), {"dense0/bias": jnp.ones(3)}
     )

@@ -32,6 +32,8 @@ def save(params: dict[str, Any], file: str | os.PathLike[str], /) -> None:
         TieError: for a tie that leads nowhere, or out of this tree.
         FileNotFoundError: where the directory does not exist.
     """
+    if not isinstance(file, str | os.PathLike):
+        raise ParamTreeError(f"save takes the params, then the file; and got a {type(file).__name__} there.")
     path = Path(file)
     form = _format(path)
     arrays, notes = split_parts(params)

@@ -26,6 +26,7 @@ def write(path: Path, arrays: Arrays, notes: Notes) -> None:
     Raises:
         MismatchError: listing every array of a dtype that the format does not have.
         BadNameError: for the one name that the format keeps to itself.
+        ParamTreeError: where the library cannot write the file.
     """
     from safetensors import SafetensorError  # not at the top: importing paramtree imports only jax and numpy
     from safetensors.numpy import save_file

@@ -46,6 +46,7 @@ def Dense(
 
     Raises:
         ParamTreeError: for units below 1, or an unknown activation.
+        MismatchError: at the call, for an input without an axis.
     """
     units = _size("Dense", "units", units)
     function = activation_function(activation)
@@ -89,6 +90,7 @@ def Embedding(
 
     Raises:
         ParamTreeError: for sizes below 1.
+        MismatchError: at the call, for ids that are not integers.
     """
     vocabulary = _size("Embedding", "vocabulary", vocabulary)
     features = _size("Embedding", "features", features)

@@ -1,0 +1,287 @@
+"""What once went wrong, found by reviewers and by random nets: each a few lines that failed."""
+
+import re
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import paramtree as pt
+from paramtree import init, nn
+
+KEY = jax.random.key(0)
+X = jnp.ones((2, 3))
+
+
+def test_a_block_of_nothing_but_aliases_can_be_used_again():
+    layer = nn.Dense(3)
+    block = nn.Sequential(layer, name="m")
+    net = nn.Sequential(layer, block, nn.Sequential(block))
+    params = net.init(KEY, X)
+    assert net.apply(params, X).shape == (2, 3)
+    assert pt.names(params) == ["dense0/weight", "dense0/bias"]
+
+
+def test_what_is_tied_to_a_layer_in_a_block_that_moves_goes_with_it():
+    layer = nn.Dense(3, name="a")
+    encoder = nn.Sequential(layer, nn.Dense(3), name="enc")
+    decoder = pt.Module(encoder.call, "Dec", None, encoder)
+    net = nn.Sequential(nn.Dense(3, params=layer), decoder, encoder)
+    params = net.init(KEY, X)
+    assert net.apply(params, X).shape == (2, 3)
+    assert params["dense0"] == pt.Alias("enc/a")
+    assert params["dec0"] == pt.Alias("enc")
+
+
+def test_untie_leaves_fixed_what_was_fixed():
+    params = {"a": pt.Fixed(jnp.ones(2)), "b": pt.Alias("a"), "c": jnp.ones((2, 2)), "d": pt.Alias("c")}
+    apart = pt.untie(params)
+    assert isinstance(apart["b"], pt.Fixed)
+    assert not isinstance(apart["d"], pt.Fixed)
+    part = pt.untie(params, lambda name, leaf: leaf.ndim == 2)
+    assert (part["b"], part["d"].shape) == (pt.Alias("a"), (2, 2))
+
+
+def test_a_container_that_changes_its_children_is_refused():
+    @partial(jax.tree_util.register_dataclass, data_fields=("left",), meta_fields=())
+    @dataclass
+    class Converts:
+        left: jax.Array
+
+        def __post_init__(self):
+            self.left = jnp.asarray(self.left)
+
+    with pytest.raises(pt.BadNameError) as e:
+        pt.names({"z": Converts(jnp.ones(2)), "a": jnp.ones(1)})
+    assert str(e.value) == (
+        "a container of this tree changes its children when JAX rebuilds it, as with jnp.asarray in a "
+        "__post_init__, so its leaves cannot be named. Let it keep its children as they are."
+    )
+
+
+def test_rename_keeps_a_tied_block_whole_when_all_its_keys_change():
+    params = {"a": {"w": 1.0, "b": 2.0}, "c": pt.Alias("a")}
+    renamed = pt.rename(params, {r"(.*)/w": r"\1/kernel", r"(.*)/b": r"\1/offset"})
+    assert renamed == {"a": {"kernel": 1.0, "offset": 2.0}, "c": pt.Alias("a")}
+
+
+def test_tied_layers_with_other_settings_of_one_initialiser_are_refused():
+    constant = jax.nn.initializers.constant
+    shared = nn.Dense(3, name="s", weight_init=constant(1.0))
+    with pytest.raises(pt.TieError, match="names another initialiser"):
+        nn.Sequential(shared, nn.Dense(3, params=shared, weight_init=constant(2.0))).init(KEY, X)
+    nn.Sequential(shared, nn.Dense(3, params=shared, weight_init=constant(1.0))).init(KEY, X)
+
+
+def test_equal_initialisers_of_jax_are_drawn_together():
+    traces = []
+    normal = jax.nn.initializers.normal
+
+    def counted(scale):
+        made = normal(scale)
+
+        def law(key, shape, dtype):
+            traces.append(scale)
+            return made(key, shape, dtype)
+
+        law.__module__ = made.__module__
+        return law
+
+    nn.Sequential(*(nn.Dense(3, weight_init=normal(0.5)) for _ in range(3))).init(KEY, X)
+    shared = counted(0.5)
+    nn.Sequential(*(nn.Dense(3, weight_init=shared) for _ in range(3))).init(KEY, X)
+    assert traces == [0.5]
+
+
+@pytest.mark.parametrize("select", [["bn/mean", "bn/var"], re.compile("bn/mean"), re.escape("bn/mean")])
+def test_a_constant_can_be_spelled_out_in_every_form_of_select(select):
+    params = {"bn": {"mean": pt.Fixed(jnp.ones(2)), "var": pt.Fixed(jnp.ones(2))}}
+    assert not pt.reinit(KEY, params, [(select, init.Zeros())])["bn"]["mean"].value.any()
+
+
+def test_rules_from_an_iterator_serve_an_eager_net_too():
+    @pt.module
+    def Branching(scope, x):
+        return x if x.sum() < 0 else x @ scope.param("w", (3, 3))
+
+    params = Branching.init(KEY, X, init=iter([(".*", init.Ones())]))
+    assert (params["w"] == 1).all()
+
+
+def test_what_a_caller_does_to_a_result_stays_in_it():
+    params = {"a": {"w": jnp.ones(1)}, "b": pt.Alias("a")}
+    pt.collect_params(params).tied["evil"] = "x"
+    assert "evil" not in repr(pt.collect_params(params))
+    with pytest.raises(TypeError):
+        pt.ParamDict().tied["evil"] = "x"
+    left = {"a": {"w": 1.0}}
+    merged = pt.merge(left, {"b": {"w": 2.0}})
+    merged["a"]["w"] = 5.0
+    assert left == {"a": {"w": 1.0}}
+
+
+def test_a_statistic_tied_transposed_cannot_be_updated_from_there():
+    @pt.module
+    def Counts(scope, x):
+        cov = scope.state("cov", (2, 2), init.Zeros())
+        if scope.train:
+            scope.update("cov", cov + 1)
+        return x
+
+    net = nn.Sequential(pt.Module(Counts.call, "Counts", "s0"), pt.Module(Counts.call, "Counts", "s1"))
+    params = net.init(KEY, X) | {"s1": {"cov": pt.Alias("s0/cov", transpose=True)}}
+    with pytest.raises(pt.TieError) as e:
+        net.apply_and_update(params, X)
+    assert str(e.value) == "s1/cov is tied transposed to 's0/cov', and cannot be updated from here."
+
+
+def test_the_gluon_way_to_share_shares():
+    shared = nn.Dense(3, name="shared")
+    params = nn.Sequential(shared, nn.Dense(3, params=shared.params)).init(KEY, X)
+    assert params["dense0"] == pt.Alias("shared")
+
+
+def test_a_module_says_where_its_parameters_are():
+    with pytest.raises(AttributeError) as e:
+        nn.Dense(3).weight
+    assert str(e.value) == (
+        "Dense has no 'weight'. A module holds no parameters: init makes them, apply uses them, "
+        "and pt.bind(net, params) shows them by layer."
+    )
+
+
+def test_gradients_of_another_net_are_refused():
+    net = nn.Sequential(nn.Dense(3), nn.Dense(2))
+    params, other = net.init(KEY, X), nn.Sequential(nn.Dense(4), nn.Dense(2)).init(KEY, X)
+    with pytest.raises(pt.MismatchError) as e:
+        pt.bind(net, params, other | {"out": {"w": X}})
+    assert str(e.value) == (
+        "bind: these gradients are not of these params:\n"
+        "  dense0/bias has shape (3,), and its gradient (4,)\n"
+        "  dense0/weight has shape (3, 3), and its gradient (4, 3)\n"
+        "  dense1/weight has shape (2, 3), and its gradient (2, 4)\n"
+        "  out/w is no parameter of the params"
+    )
+
+
+def test_a_shape_as_input_is_refused():
+    with pytest.raises(pt.ParamTreeError) as e:
+        nn.Dense(3).init(KEY, (2, 20))
+    assert str(e.value) == "the input (2, 20) is a shape. Write it as a text, '2, 20', or pass an array."
+
+
+def test_a_state_updated_inside_a_scan_of_the_module_is_refused():
+    @pt.module
+    def Scans(scope, x):
+        seen = scope.state("seen", (), init.Zeros())
+
+        def step(carry, _):
+            scope.update("seen", seen + carry.sum())
+            return carry, None
+
+        return jax.lax.scan(step, x, None, length=2)[0] if scope.train else x
+
+    params = Scans.init(KEY, X)
+    with pytest.raises(pt.ParamTreeError) as e:
+        Scans.apply_and_update(params, X)
+    assert str(e.value) == (
+        "seen was updated inside a jax.lax loop, vmap or checkpoint of the module's own, from which "
+        "its value cannot be taken. Carry it out of there, and update it outside."
+    )
+    with pytest.raises(jax.errors.UnexpectedTracerError):  # under jit JAX itself sees it
+        jax.jit(Scans.apply_and_update)(params, X)
+
+
+def test_weight_decay_is_kept_from_what_is_fixed_as_the_docstring_says():
+    optax = pytest.importorskip("optax")
+    params = pt.freeze({"w": jnp.ones(2), "c": jnp.ones(2)}, "c")
+    optimizer = optax.masked(optax.adamw(0.1, weight_decay=0.5), pt.mask(params, pt.trainable))
+    state = optimizer.init(params)
+    grads = jax.grad(lambda p: (pt.resolve(p)["w"] * pt.resolve(p)["c"]).sum())(params)
+    with jax.numpy_dtype_promotion("standard"):  # optax's own arithmetic mixes dtypes
+        updates, _ = optimizer.update(grads, state, params)
+        new = optax.apply_updates(params, updates)
+    assert (new["c"].value == 1).all()
+    assert not (new["w"] == 1).any()
+
+
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        (lambda: pt.update({"w": X}, [("w", X)]), "update takes a dict {name: value}, and got a list."),
+        (lambda: pt.tie({"w": X}, [("w", "v")]), "tie takes a dict {place: where it lives}, and got a list."),
+        (lambda: pt.get({"w": X}, ["w"]), "get takes one name, and got ['w']; collect_params takes selects."),
+        (lambda: pt.Alias(3), "an Alias holds the name where a parameter lives, and not 3."),
+        (
+            lambda: pt.flatten(pt.collect_params({"w": X})),
+            "a ParamDict is flat already; pt.unflatten it first.",
+        ),
+        (
+            lambda: pt.reinit(KEY, {"a": 1.0}, {"a": init.Zeros()}),
+            "reinit: these are not arrays:\n  a is 1.0",
+        ),
+        (
+            lambda: pt.save("net.npz", {"w": X}),
+            "save takes the params, then the file; and got a dict there.",
+        ),
+        (
+            lambda: pt.Alias("embed/weight")["weight"],
+            "this place is tied to embed/weight: look there, or use pt.get, pt.bind or pt.resolve.",
+        ),
+    ],
+)
+def test_slips_of_a_newcomer_are_answered(call, text):
+    with pytest.raises(pt.ParamTreeError) as e:
+        call()
+    assert str(e.value) == text
+
+
+def random_net(seed):
+    """A net of layers shared in all ways: by object, by `params=` chains, in containers and functions."""
+    rng = np.random.default_rng(seed)
+
+    def named(stem):
+        return f"{stem}{rng.integers(9)}" if rng.random() < 0.3 else None
+
+    def leaf(shares):
+        return pt.Module(lambda scope, x: x + scope.param("w", (1, 3)), "Leaf", None, shares)
+
+    leaves = []
+    for _ in range(rng.integers(1, 5)):
+        leaves.append(leaf(leaves[rng.integers(len(leaves))] if leaves and rng.random() < 0.4 else None))
+    modules = list(leaves)
+    for number in range(rng.integers(1, 5)):
+        parts = [modules[at] for at in rng.integers(len(modules), size=rng.integers(1, 4))]
+        if rng.random() < 0.5:
+            made = nn.Sequential(*parts, name=f"s{number}" if rng.random() < 0.4 else None)
+            modules.append(made)
+            if rng.random() < 0.5:
+                modules.append(pt.Module(made.call, "Dec", None, made))
+        else:
+
+            def call(scope, x, parts=tuple(parts)):
+                for part in parts:
+                    x = scope.call(part, x)
+                return x
+
+            modules.append(pt.Module(call, "Function"))
+    return modules[-1]
+
+
+@pytest.mark.parametrize("seed", range(120))
+def test_random_nets_survive_all_that_is_done_to_ties(seed):
+    net = random_net(seed)
+    params = net.init(KEY, X)
+    out = net.apply(params, X)
+    apart = pt.untie(params, copy=False)
+    np.testing.assert_array_equal(net.apply(apart, X), out)
+    again = pt.tie(apart, pt.find_tied(apart))
+    assert len(pt.names(again)) == len(pt.names(params))
+    np.testing.assert_array_equal(net.apply(again, X), out)
+    there = pt.rename(params, {"(.*)w": r"\1v"})
+    back = pt.rename(there, {"(.*)v": r"\1w"})
+    assert jax.tree.structure(back) == jax.tree.structure(params)
+    assert repr(pt.bind(net, params))
