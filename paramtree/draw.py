@@ -5,7 +5,7 @@ one initialiser, shape and dtype are drawn together, in one compiled program.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from hashlib import blake2b
 from typing import Any, cast
@@ -66,17 +66,23 @@ class ParamSpec:
         return f"ParamSpec({display.shape_text(self.shape)}, {self.dtype}{named})"
 
 
-@dataclass(frozen=True)
 class Joint:
-    """Initialise several parameters by one function of a key, as a foreign `init` does.
+    """Initialise several parameters by one function of a key, as a foreign `init` does; compared by `path`.
 
     Attributes:
         path: the block they lie in, whose name the key is folded with.
         draw: key -> the values of all of them.
     """
 
-    path: str
-    draw: Callable[[jax.Array], Sequence[Any]] = field(compare=False)
+    def __init__(self, path: str, draw: Callable[[jax.Array], Sequence[Any]]) -> None:
+        self.path = path
+        self.draw = draw
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Joint) and self.path == other.path
+
+    def __hash__(self) -> int:
+        return hash(self.path)
 
 
 @dataclass(frozen=True, repr=False)
@@ -172,15 +178,21 @@ def _draws_in_groups(initialiser: Any) -> bool:
     return isinstance(initialiser, Initializer) and not takes_name(initialiser)
 
 
-@dataclass(frozen=True)
 class _Law:
     """An initialiser of JAX, which is a closure made anew at each call, compared by its code and settings."""
 
-    identity: Any
-    function: Any = field(compare=False)
+    def __init__(self, identity: Any, function: Any) -> None:
+        self._identity = identity
+        self._function = function
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Law) and self._identity == other._identity
+
+    def __hash__(self) -> int:
+        return hash(self._identity)
 
     def __call__(self, *arguments: Any) -> Any:
-        return self.function(*arguments)
+        return self._function(*arguments)
 
 
 def _law(initialiser: Any) -> Any:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass
+from dataclasses import FrozenInstanceError, dataclass
 from inspect import signature
 from numbers import Real
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
@@ -41,9 +41,8 @@ if TYPE_CHECKING:
     from paramtree.select import Rules
 
 
-# The dataclasses below take `==`, `hash` and `repr` from this base, not from the decorator: generating them
-# anew for each class is a third of what importing this module costs.
-@dataclass(frozen=True, eq=False, repr=False)
+# The dataclasses below take `==`, `hash`, `repr` and being frozen from this base, not from the decorator:
+# generating them anew for each class is half of what importing this module costs.
 class Initializer:
     """Base of the initialisers whose value depends on `(key, shape, dtype)` and their settings alone.
 
@@ -61,6 +60,24 @@ class Initializer:
             NotImplementedError: a subclass does not say how.
         """
         raise NotImplementedError(f"{type(self).__name__} must define __call__(self, key, shape, dtype)")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute once, as `__init__` does; a value does not change.
+
+        Raises:
+            FrozenInstanceError: it is set already.
+        """
+        if name in vars(self):
+            raise FrozenInstanceError(f"cannot assign to field {name!r}")
+        object.__setattr__(self, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        """Refuse: a value does not change.
+
+        Raises:
+            FrozenInstanceError: always.
+        """
+        raise FrozenInstanceError(f"cannot delete field {name!r}")
 
     def __eq__(self, other: object) -> bool:
         """Tell whether `other` is of the same class, with the same settings."""
@@ -105,7 +122,7 @@ class Ones(Initializer):
         return lax.full(shape, 1, dtype)
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(eq=False, repr=False)
 class Constant(Initializer):
     """Fill with one number, or with an array that broadcasts to the parameter's shape.
 
@@ -151,7 +168,7 @@ class Constant(Initializer):
         return type(self), array.dtype.name, array.shape, array.tobytes()
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(eq=False, repr=False)
 class Identity(Initializer):
     """Make a matrix with `gain` on its main diagonal and 0 elsewhere, square or not.
 
@@ -223,7 +240,7 @@ class Bilinear(Initializer):
         return jnp.broadcast_to(_exactly("Bilinear", np.outer(rows, columns), dtype), shape)
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(eq=False, repr=False)
 class LSTMBias(Initializer):
     """Make an LSTM bias `(4 * hidden,)`: `forget_bias` for the forget gate, 0 for the others.
 
@@ -303,7 +320,7 @@ def _draw(law: _Drawn, key: jax.Array, shape: tuple[int, ...], dtype: np.dtype[A
     return law.sample(key, shape, wide).astype(dtype)
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(eq=False, repr=False)
 class Uniform(_Drawn):
     """Draw from U(-scale, scale), for a parameter of any shape; the default for weights, as in Gluon.
 
@@ -327,7 +344,7 @@ class Uniform(_Drawn):
         return jax.random.uniform(key, shape, dtype, -1) * float(self.scale)
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(eq=False, repr=False)
 class Normal(_Drawn):
     """Draw from N(0, sigma**2), for a parameter of any shape.
 
@@ -350,7 +367,7 @@ class Normal(_Drawn):
         return initializers.normal(self.sigma)(key, shape, dtype)
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(eq=False, repr=False)
 class TruncatedNormal(_Drawn):
     """Draw from N(0, sigma**2) cut to `(lower * sigma, upper * sigma)`, for a parameter of any shape.
 
@@ -387,7 +404,7 @@ class TruncatedNormal(_Drawn):
         return law(key, shape, dtype)
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(eq=False, repr=False)
 class Xavier(_Drawn):
     """Draw with a variance that keeps activations and gradients at one size through the layers.
 
@@ -425,7 +442,7 @@ class Xavier(_Drawn):
         return _scaled(self.magnitude, self.factor_type, "normal")(key, shape, dtype)
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(eq=False, repr=False)
 class He(_Drawn):
     """Draw from N(0, 2 / fan), which keeps the size of activations through layers with relu.
 
@@ -455,7 +472,7 @@ class He(_Drawn):
         return _scaled(2.0, self.factor_type, "normal")(key, shape, dtype)
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(eq=False, repr=False)
 class MSRAPrelu(_Drawn):
     """Draw from N(0, 2 / ((1 + slope**2) * fan)), for layers with PReLU of that slope.
 
@@ -508,7 +525,7 @@ class LecunNormal(_Drawn):
         return _scaled(1.0, "in", "truncated_normal")(key, shape, dtype)
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(eq=False, repr=False)
 class Orthogonal(_Drawn):
     """Draw a uniformly distributed orthogonal matrix times `scale`.
 
