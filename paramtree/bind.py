@@ -53,7 +53,7 @@ class _Views:
 
 
 def _check_grads(leaves: dict[str, Any], grads: dict[str, Any]) -> None:
-    faults = [f"{name} is no parameter of the params" for name in grads if name not in leaves]
+    faults = [f"{name} is not a parameter of the params" for name in grads if name not in leaves]
     for name in grads.keys() & leaves.keys():
         wanted, found = getattr(leaves[name], "shape", None), getattr(grads[name], "shape", None)
         if wanted != found:
@@ -293,7 +293,7 @@ def bind(net: Module, params: Any, /, grads: Any = None) -> Bound:
     Array([0., 0.], dtype=float32)
 
     Raises:
-        ParamTreeError: where the net is no module, or the params are no nested dict.
+        ParamTreeError: where the net is not a module, or the params are no nested dict.
         TieError: for a tie that leads nowhere.
         MismatchError: for gradients of other params.
     """

@@ -24,10 +24,10 @@ from paramtree.errors import (
     raise_faults,
 )
 from paramtree.init import Initializer, Load, Mixed, Uniform, takes_name
-from paramtree.names import flatten_named, join
+from paramtree.names import flatten_named, join, untyped_jax
 from paramtree.nodes import Fixed
 from paramtree.select import Rules, apply_rules, matches, parse_rules, spells_out
-from paramtree.tree import is_array_like
+from paramtree.tree import is_array, is_array_like
 
 DEFAULT = Uniform(0.07)  # as in Gluon
 
@@ -38,7 +38,6 @@ NEEDS_VALUES = (
     jax.errors.TracerIntegerConversionError,
 )
 
-_jax = cast(Any, jax)  # its annotations mention types that checkers cannot see
 _JAX_INITIALISERS = {jax.nn.initializers.zeros.__module__, jax.nn.initializers.normal().__module__}
 _UNSET: Any = object()
 
@@ -112,7 +111,7 @@ def _hashes(names: tuple[str, ...]) -> np.ndarray[Any, Any]:
     return np.frombuffer(digests, "<u4").reshape(-1, 2)
 
 
-@_jax.jit
+@untyped_jax.jit
 def _fold_all(key: jax.Array, hashes: Any) -> jax.Array:
     def fold(pair: Any) -> jax.Array:
         return jax.random.fold_in(jax.random.fold_in(key, pair[0]), pair[1])
@@ -124,7 +123,7 @@ def _for_each(function: Callable[[Any], jax.Array], items: Any, key: jax.Array) 
     """Map a function over the first axis, so that each result is the same whatever stands beside it."""
     batched = "threefry" in str(jax.random.key_impl(key))
     # the hardware generators give a batch of keys the bits of its first: these go one by one
-    return _jax.vmap(function)(items) if batched else _jax.lax.map(function, items)
+    return untyped_jax.vmap(function)(items) if batched else untyped_jax.lax.map(function, items)
 
 
 def draw(key: jax.Array, specs: Mapping[str, ParamSpec]) -> dict[str, jax.Array]:
@@ -133,7 +132,7 @@ def draw(key: jax.Array, specs: Mapping[str, ParamSpec]) -> dict[str, jax.Array]
     Raises:
         MismatchError: listing every initialiser that gives another shape or dtype than asked, and every
             shape that holds an unknown size.
-        ParamTreeError: where the key is none, or something is no initialiser.
+        ParamTreeError: where the key is none, or something is not an initialiser.
     """
     check_random_key(key)
     _check_known(specs)
@@ -157,7 +156,7 @@ def draw(key: jax.Array, specs: Mapping[str, ParamSpec]) -> dict[str, jax.Array]
     raise_faults(MismatchError, "these initialisers did not give what was asked:", faults)
     # strong types: after one step of training a weak one would make `jit` compile again
     strong = jax.lax.convert_element_type
-    return {name: strong(_jax.numpy.asarray(drawn[name]), spec.dtype) for name, spec in specs.items()}
+    return {name: strong(untyped_jax.numpy.asarray(drawn[name]), spec.dtype) for name, spec in specs.items()}
 
 
 def _unmixed(name: str, spec: ParamSpec) -> ParamSpec:
@@ -216,12 +215,12 @@ def _draw_group(
     return {name: _take(values, index) for index, name in enumerate(names)}
 
 
-@partial(_jax.jit, static_argnums=(0, 1, 2))
+@partial(untyped_jax.jit, static_argnums=(0, 1, 2))
 def _draw_many(initialiser: Initializer, shape: tuple[int, ...], dtype: Any, keys: jax.Array) -> jax.Array:
     return _for_each(lambda key: initialiser(key, shape, dtype), keys, keys)
 
 
-@_jax.jit
+@untyped_jax.jit
 def _take(values: jax.Array, index: int) -> jax.Array:
     # one compiled slice for each shape: slicing a large group inside one program compiles for seconds
     return jax.lax.dynamic_index_in_dim(values, index, keepdims=False)
@@ -232,7 +231,7 @@ def _draw_joint(
 ) -> dict[str, jax.Array]:
     folded = fold_name(key, joint.path)
     try:
-        values = _jax.jit(joint.draw)(folded)  # for the same bits as under the caller's `jit`
+        values = untyped_jax.jit(joint.draw)(folded)  # for the same bits as under the caller's `jit`
     except (TypeError, *NEEDS_VALUES):
         values = joint.draw(folded)
     return {name: values[specs[name].init.index] for name in names}
@@ -242,7 +241,7 @@ def _call(spec: ParamSpec, name: str, key: jax.Array) -> Any:
     named = {"name": name} if takes_name(spec.init) else {}
     value = _named_errors([name], lambda: spec.init(fold_name(key, name), spec.shape, spec.dtype, **named))
     # the initialiser may keep what it gave, and a parameter's buffer may be donated
-    return value.copy() if _is_array(value) else value
+    return value.copy() if is_array(value) else value
 
 
 def _named_errors(names: Sequence[str], make: Callable[[], Any]) -> Any:
@@ -259,14 +258,10 @@ def check_random_key(key: Any, what: str = "the first argument") -> None:
     Raises:
         ParamTreeError: where it is none.
     """
-    typed = _is_array(key) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    if not (key.ndim == 0 if typed else _is_array(key) and key.dtype == np.uint32 and key.ndim == 1):
+    typed = is_array(key) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    if not (key.ndim == 0 if typed else is_array(key) and key.dtype == np.uint32 and key.ndim == 1):
         found = display.shape_dtype(key)
-        raise ParamTreeError(f"{what} is one random key, such as jax.random.key(0), and not {found}.")
-
-
-def _is_array(value: object) -> bool:
-    return isinstance(value, jax.Array | np.ndarray | np.generic)
+        raise ParamTreeError(f"{what} must be one random key, such as jax.random.key(0); found {found}.")
 
 
 def _check_known(specs: Mapping[str, ParamSpec]) -> None:
@@ -286,12 +281,12 @@ def _check_initialisers(specs: Mapping[str, ParamSpec]) -> None:
         for name, spec in specs.items()
         if not (callable(spec.init) or isinstance(spec.init, Part)) or isinstance(spec.init, type)
     ]
-    raise_faults(ParamTreeError, "these are no initialisers:", faults)
+    raise_faults(ParamTreeError, "these are not initialisers:", faults)
 
 
 def _draw_faults(name: str, spec: ParamSpec, value: Any) -> list[str]:
     label = getattr(spec.init, "__name__", repr(spec.init))
-    if not _is_array(value):
+    if not is_array(value):
         return [f"{name}: {label} gave {value!r} of type {type(value).__name__}, not an array"]
     faults: list[str] = []
     if value.shape != spec.shape:
@@ -390,7 +385,7 @@ def reinit(key: jax.Array, params: Any, rules: Rules, /) -> Any:
     Raises:
         RuleError: listing every rule that hits nothing or is shadowed.
         MismatchError: where an initialiser does not give what was asked.
-        ParamTreeError: where the key is none, or something is no initialiser.
+        ParamTreeError: where the key is none, or something is not an initialiser.
     """
     leaves, structure, values = apply_rules(params, rules, default=_UNSET, spelled_out=_is_fixed)
     where = dict(zip(structure.names, structure.indices, strict=True))

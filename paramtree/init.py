@@ -18,7 +18,7 @@ import math
 from dataclasses import FrozenInstanceError, dataclass
 from inspect import signature
 from numbers import Real
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,7 @@ from jax import lax
 from jax.nn import initializers
 
 from paramtree.errors import ParamTreeError, did_you_mean, listing, raise_faults
+from paramtree.names import untyped_jax
 from paramtree.nodes import resolve
 from paramtree.select import describe_select, matches, parse_rules
 from paramtree.tree import flat_leaves, value_faults
@@ -314,7 +315,7 @@ class _Drawn(Initializer):
 # from the jitted one in the last bit, because XLA merges the two constant factors of a scaled normal draw.
 # And a draw made directly in bfloat16 has seven random bits: 128 different values, none past 2.9 sigma.
 # (The type of `jax.jit` mentions one that type checkers cannot see, hence the cast.)
-@functools.partial(cast("Any", jax).jit, static_argnums=(0, 2, 3))
+@functools.partial(untyped_jax.jit, static_argnums=(0, 2, 3))
 def _draw(law: _Drawn, key: jax.Array, shape: tuple[int, ...], dtype: np.dtype[Any]) -> jax.Array:
     wide = dtype if dtype.itemsize >= 4 else np.dtype(np.float32)
     return law.sample(key, shape, wide).astype(dtype)

@@ -18,14 +18,12 @@ from jax.core import Tracer
 from paramtree import display
 from paramtree.draw import NEEDS_VALUES, ParamSpec, are_rules, check_random_key, choose, draw, materialize
 from paramtree.errors import MismatchError, ParamTreeError, TieError
-from paramtree.names import check_key, join, nest
-from paramtree.scope import Applying, Declaring, Keys, Scope
+from paramtree.names import check_key, join, nest, untyped_jax
+from paramtree.scope import Applying, Declaring, Keys, Scope, call_layer
 from paramtree.select import parse_rules
 from paramtree.tree import update
 
 Call = Callable[..., Any]
-
-_jax = cast(Any, jax)  # its annotations mention types that checkers cannot see
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -203,7 +201,7 @@ def _init(net: Module) -> Callable[..., Any]:
         Raises:
             RuleError: listing every rule that hits nothing or is shadowed.
             MismatchError: where a size is unknown, or an initialiser gives another shape or dtype.
-            ParamTreeError: where the key is none, or something is no initialiser.
+            ParamTreeError: where the key is none, or something is not an initialiser.
         """
         check_random_key(key)
         init = parse_rules(init) if are_rules(init) else init  # once: rules may come from an iterator
@@ -273,7 +271,7 @@ def _run_given(
         check_random_key(key, "key=")
     given: Any = params
     run = Applying(given, train, key)
-    return net.call(Scope(run, net.title, "", "", tuple(inputs)), *inputs), run.updates
+    return call_layer(net, Scope(run, net.title, "", "", tuple(inputs)), tuple(inputs)), run.updates
 
 
 def _kept(name: str, value: Any) -> Any:
@@ -294,7 +292,7 @@ def _find_specs(net: Module, inputs: tuple[Any, ...], key: Any, init: Any) -> An
         found.update(_declare(net, inputs, None))
 
     try:
-        _jax.eval_shape(trace, *shapes)
+        untyped_jax.eval_shape(trace, *shapes)
     except NEEDS_VALUES as error:
         if not all(map(_is_concrete, jax.tree.leaves((shapes, key)))):
             raise ParamTreeError(
@@ -313,7 +311,7 @@ def _declare(net: Module, inputs: tuple[Any, ...], value: Any) -> dict[str, Any]
 
 def _declare_once(net: Module, inputs: tuple[Any, ...], value: Any, moved: dict[str, str]) -> Declaring:
     run = Declaring(value, moved)
-    net.call(Scope(run, net.title, "", run.home(net, ""), inputs), *inputs)
+    call_layer(net, Scope(run, net.title, "", run.home(net, ""), inputs), inputs)
     return run
 
 
@@ -351,5 +349,5 @@ def _parse_shape(text: str, scope: jax.export.SymbolicScope) -> jax.ShapeDtypeSt
         return jax.ShapeDtypeStruct(shape, jnp.dtype(dtype or "float32"))
     except (ValueError, TypeError) as error:
         raise ParamTreeError(
-            f"{text!r} is no shape. Write sizes and symbols, such as 'batch, 20' or 'int32[batch, time]'."
+            f"{text!r} is not a shape. Write sizes and symbols, such as 'batch, 20' or 'int32[batch, time]'."
         ) from error

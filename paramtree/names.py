@@ -17,8 +17,7 @@ from paramtree.errors import BadNameError, listing, raise_faults
 
 SEPARATOR = "/"
 
-# jaxlib gives no types for treedefs and key paths; seen as Any, the rest can be checked strictly
-_tree_util: Any = jax.tree_util
+untyped_jax: Any = jax  # seen without its types: jaxlib gives none for treedefs, key paths and what is traced
 
 _LEADING = ("weight", "kernel", "gamma", "scale")  # a weight is listed before its bias, as models print it
 
@@ -156,7 +155,7 @@ def _flatten_level(node: Any) -> tuple[list[tuple[Any, Any]], TreeDef]:
     def is_below(part: Any) -> bool:
         return part is not node
 
-    return _tree_util.tree_flatten_with_path(node, is_leaf=is_below)
+    return untyped_jax.tree_util.tree_flatten_with_path(node, is_leaf=is_below)
 
 
 def index_tree(treedef: TreeDef) -> Any:
@@ -247,8 +246,8 @@ _cached_structure = lru_cache(maxsize=64)(_read_structure)
 
 
 def _raise_name_clash(treedef: TreeDef, names: Sequence[str], indices: Sequence[int]) -> None:
-    with_paths = _tree_util.tree_leaves_with_path(index_tree(treedef))
-    paths = [_tree_util.keystr(path) for path, _ in with_paths]
+    with_paths = untyped_jax.tree_util.tree_leaves_with_path(index_tree(treedef))
+    paths = [untyped_jax.tree_util.keystr(path) for path, _ in with_paths]
     by_name: dict[str, list[str]] = {}
     for name, index in zip(names, indices, strict=True):
         by_name.setdefault(name, []).append(paths[index])
@@ -268,12 +267,12 @@ def flatten_named(tree: Any) -> tuple[list[Any], Structure]:
     ([2.0, 1.0], ('b/weight', 'b/bias'), (1, 0))
 
     Raises:
-        BadNameError: as `structure_of` does, and for what is no tree.
+        BadNameError: as `structure_of` does, and for what is not a tree.
     """
     leaves, treedef = flatten_tree(tree)
     if tree is None or (len(leaves) == 1 and leaves[0] is tree and not hasattr(tree, "shape")):
         raise BadNameError(
-            f"{type(tree).__name__} is no tree of parameters. Pass the nested dict that init returned."
+            f"{type(tree).__name__} is not a tree of parameters. Pass the nested dict that init returned."
         )
     return leaves, _structure_of(treedef)
 
@@ -288,7 +287,7 @@ def flatten_tree(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> tup
         BadNameError: where JAX cannot flatten it, as the keys of a dict cannot be sorted.
     """
     try:
-        return _tree_util.tree_flatten(tree, is_leaf)
+        return untyped_jax.tree_util.tree_flatten(tree, is_leaf)
     except ValueError as error:
         raise BadNameError(f"JAX cannot flatten this tree: {error} Make all keys strings.") from error
 
@@ -329,7 +328,7 @@ def nest(flat: Mapping[Any, Any]) -> dict[str, Any]:
     {'a': {'weight': 1.0}, 'b': {'c': {'bias': 2.0}}}
 
     Raises:
-        BadNameError: listing every name that is no text or has an empty key, and every name that is also
+        BadNameError: listing every name that is not a text or has an empty key, and every name that is also
             a block.
     """
     faults: list[str] = []

@@ -40,12 +40,12 @@ from paramtree.names import (
     join,
     map_children,
     structure_of,
+    untyped_jax,
     walk,
 )
 
 Lookup = Callable[[str], Any]
 
-_jax: Any = jax  # whose types of what it traces are not known
 _ABSENT: Any = object()
 
 
@@ -95,7 +95,7 @@ class Alias(Node):
         """Look the target up.
 
         Raises:
-            TieError: where it is to be transposed, and is no matrix.
+            TieError: where it is to be transposed, and is not a matrix.
         """
         found = lookup(self.target)
         return _transpose(found, self.target) if self.transpose else found
@@ -150,10 +150,10 @@ def _transpose(matrix: Any, name: str) -> Any:
     if isinstance(matrix, bool | str):
         return matrix  # a mask or label is the same for a transposed place
     if len(getattr(matrix, "shape", ())) < 2:
-        raise TieError(f"{name!r} is tied transposed, but is no matrix. Tie it without transpose=True.")
+        raise TieError(f"{name!r} is tied transposed, but is not a matrix. Tie it without transpose=True.")
     if hasattr(matrix, "swapaxes"):
         return matrix.swapaxes(-1, -2)
-    return _jax.eval_shape(partial(jnp.swapaxes, axis1=-1, axis2=-2), matrix)
+    return untyped_jax.eval_shape(partial(jnp.swapaxes, axis1=-1, axis2=-2), matrix)
 
 
 def _stop_gradient(value: Any) -> Any:

@@ -5,7 +5,8 @@ The same function runs in two ways: *declaring* which parameters it wants, or wi
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import Any, cast
+from inspect import signature
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,12 +25,9 @@ from paramtree.errors import (
     raise_faults,
 )
 from paramtree.init import Initializer
-from paramtree.names import SEPARATOR, check_key, join, structure_of
+from paramtree.names import SEPARATOR, check_key, join, structure_of, untyped_jax
 from paramtree.nodes import Alias, Fixed, resolve, tied_names
-from paramtree.tree import flat_leaves, value_faults
-
-_jax = cast(Any, jax)  # its annotations mention types that checkers cannot see
-
+from paramtree.tree import flat_leaves, is_array, value_faults
 
 Layer = Any  # a Module, which stands above this file
 
@@ -137,7 +135,7 @@ class Declaring(Run):
             spec = _same(name, known.value if fixed else known, spec, place)
         self._declare(name, Fixed(spec) if fixed else spec)
         if self._value is None:
-            return _jax.numpy.zeros(spec.shape, spec.dtype)
+            return untyped_jax.numpy.zeros(spec.shape, spec.dtype)
         return self._value(name, spec, fixed)
 
     def home(self, layer: Layer, place: str) -> str:
@@ -196,14 +194,14 @@ class Applying(Run):
 
         Raises:
             UnknownNameError: where it is missing.
-            MismatchError: where it is no array, or has another shape.
+            MismatchError: where it is not an array, or has another shape.
         """
         del fixed  # the tree says what is: a constant that was unfrozen is trained
         name = join(scope.path, name)
         value = self.updates.get(self._sources.get(name, name))
         if value is None:
             value = self._find(name, scope)
-        if not _is_array(value):
+        if not is_array(value):
             kind = type(value).__name__
             raise MismatchError(f"{name} is of type {kind}, not an array, and {scope.called()} asks for it.")
         if tuple(value.shape) != spec.shape:
@@ -272,17 +270,13 @@ def _missing_text(params: Any, name: str, scope: "Scope") -> str:
     return f"{name} is missing: {scope.called()} asks for it.{near}"
 
 
-def _is_array(value: object) -> bool:
-    return isinstance(value, jax.Array | np.ndarray) or hasattr(value, "__jax_array__")
-
-
 def _as_jax(name: str, value: Any) -> Any:
     if not isinstance(value, np.ndarray):
         return value
     dtype = np.dtype(value.dtype)
     if jax.dtypes.canonicalize_dtype(dtype) != dtype:
         raise MismatchError(f"{name} is {dtype}, which JAX would narrow; pt.cast it, or set jax_enable_x64.")
-    return _jax.numpy.asarray(value)
+    return untyped_jax.numpy.asarray(value)
 
 
 class Scope:
@@ -354,7 +348,7 @@ class Scope:
         """Change a running statistic; `apply_and_update` returns it with the parameters.
 
         Raises:
-            ParamTreeError: outside of training, or for what is no state of this module.
+            ParamTreeError: outside of training, or for what is not a state of this module.
             MismatchError: for a value of another shape or dtype.
         """
         place = join(self.path, name)
@@ -372,7 +366,7 @@ class Scope:
 
         Raises:
             BadNameError: two different modules would have one key.
-            ParamTreeError: for what is no module.
+            ParamTreeError: for what is not a module.
         """
         if not hasattr(module, "apply_and_update"):
             raise ParamTreeError(
@@ -382,7 +376,7 @@ class Scope:
         key = self._keys.key(module, name)
         place, here = join(self.path, key), join(self._home, key)
         home = self._run.home(module, here)
-        outputs = module.call(Scope(self._run, module.title, place, home, inputs), *inputs)
+        outputs = call_layer(module, Scope(self._run, module.title, place, home, inputs), inputs)
         if home != here:
             self._run.alias(here, home)
         return outputs
@@ -423,6 +417,24 @@ class Scope:
     def _leaf(self, name: str, shape: Any, init: Any, dtype: Any, fixed: bool) -> Any:
         spec = ParamSpec(_as_shape(shape), jnp.dtype(dtype or jnp.float32), init)
         return self._run.leaf(self, name, spec, fixed)
+
+
+def call_layer(layer: Layer, scope: Scope, inputs: tuple[Any, ...]) -> Any:
+    """Call a layer's function.
+
+    Raises:
+        ParamTreeError: where the number of inputs is not the one that the function takes.
+    """
+    try:
+        return layer.call(scope, *inputs)
+    except TypeError:
+        try:
+            signature(layer.call).bind(scope, *inputs)
+        except TypeError as error:
+            raise ParamTreeError(
+                f"{scope.called()}: {error}. Pass its inputs by position, key= and train= by keyword."
+            ) from None
+        raise
 
 
 def _input_text(value: Any) -> str:

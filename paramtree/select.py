@@ -40,7 +40,7 @@ def apply_select(tree: Any, select: Select | None, allow_empty: bool = False) ->
 
     Raises:
         NoMatchError: where the select hits nothing, unless `allow_empty`.
-        SelectError: where it is no select.
+        SelectError: where it is not a select.
     """
     leaves, structure = flatten_named(tree)
     if select is None:
@@ -60,7 +60,7 @@ def freeze_select(select: Any) -> Any:
     """Return a select with its sequences as tuples, so that it can be the key of a cache.
 
     Raises:
-        SelectError: where it is no select, or its regular expression is not one.
+        SelectError: where it is not a select, or its regular expression is not one.
     """
     if isinstance(select, str):
         return compile_pattern(select).pattern
@@ -288,11 +288,11 @@ def parse_rules(rules: Any) -> list[Rule]:
     """
     pairs = rules.items() if _is_mapping(rules) else rules
     if isinstance(pairs, str) or not _is_iterable(pairs):
-        raise RuleError(f"{rules!r} are no rules. Pass a dict {{select: value}}, or a list of such pairs.")
+        raise RuleError(f"{rules!r} are not rules. Pass a dict {{select: value}}, or a list of such pairs.")
     parsed: list[Rule] = []
     for pair in pairs:
         if not issubclass(type(pair), tuple | list) or len(pair) != 2:
-            raise RuleError(f"{pair!r} is no rule. A rule is a pair (select, value).")
+            raise RuleError(f"{pair!r} is not a rule. A rule is a pair (select, value).")
         select, value = pair
         parsed.append(Rule(freeze_select(select), value))
     return parsed

@@ -86,7 +86,7 @@ def _tie_faults(plain: Mapping[str, Any], place: str, alias: Alias) -> list[str]
         return [f"{name!r} is not in the tree.{hint}" for name, hint in zip(missing, near, strict=True)]
     if alias.transpose:
         if any(rest or len(shape) < 3 for rest, shape in new.items()):
-            return [f"{target!r} is no matrix, so that {place!r} cannot be tied to it transposed"]
+            return [f"{target!r} is not a matrix, so that {place!r} cannot be tied to it transposed"]
         new = {name: (*shape[:-2], *shape[:-3:-1], dtype) for name, (*shape, dtype) in new.items()}
     return [
         f"{place + rest!r} {_describe(old.get(rest))} and {target + rest!r} {_describe(new.get(rest))} differ"

@@ -40,6 +40,7 @@ from paramtree.names import (
     nest,
     picker,
     structure_of,
+    untyped_jax,
 )
 from paramtree.nodes import (
     Alias,
@@ -61,8 +62,6 @@ from paramtree.select import (
     describe_select,
     parse_rules,
 )
-
-_jax: Any = jax  # whose types of key paths and dtypes are not known
 
 
 class ParamDict(dict[str, Any]):
@@ -123,7 +122,7 @@ def _unflatten_dict(names: tuple[str, ...], leaves: Iterable[Any]) -> ParamDict:
     return ParamDict(zip(names, leaves, strict=True))
 
 
-_jax.tree_util.register_pytree_with_keys(ParamDict, _flatten_with_keys, _unflatten_dict, _flatten_dict)
+untyped_jax.tree_util.register_pytree_with_keys(ParamDict, _flatten_with_keys, _unflatten_dict, _flatten_dict)
 
 
 def _shape_and_dtype(leaf: Any) -> tuple[str, str]:
@@ -152,7 +151,7 @@ def collect_params(params: Any, /, select: Select | None = None, *, allow_empty:
 
     Raises:
         NoMatchError: where the select hits nothing, with the names that are near.
-        SelectError: where it is no select.
+        SelectError: where it is not a select.
     """
     found = apply_select(params, select, allow_empty)
     names, pick = _chosen(found.structure, found.places)
@@ -248,7 +247,7 @@ def update(params: Any, values: Mapping[str, Any], /) -> Any:
 
     Raises:
         UnknownNameError: listing every name that is not in the tree.
-        MismatchError: listing every value of another shape or dtype, and every one that is no array.
+        MismatchError: listing every value of another shape or dtype, and every one that is not an array.
     """
     if not isinstance(values, Mapping):
         raise MismatchError(f"update takes a dict {{name: value}}, and got a {type(values).__name__}.")
@@ -275,7 +274,7 @@ def value_faults(name: str, old: Any, new: Any) -> list[str]:
     if not is_array_like(old):
         return []  # labels, masks and shardings have no shape to keep
     real = isinstance(old, jax.Array | np.ndarray)
-    if is_node(new) or not (_is_array(new) if real else is_array_like(new)):
+    if is_node(new) or not (is_array(new) if real else is_array_like(new)):
         got = f"{reprlib.repr(new)} of type {type(new).__name__}"
         return [f"{name} needs an array of {display.shape_dtype(old)}, and got {got}"]
     faults: list[str] = []
@@ -288,7 +287,12 @@ def value_faults(name: str, old: Any, new: Any) -> list[str]:
     return faults
 
 
-def _is_array(value: object) -> bool:
+def is_array(value: object) -> bool:
+    """Tell whether a value is an array, of JAX or NumPy, or says how to become one.
+
+    >>> is_array(np.ones(2)), is_array(jax.ShapeDtypeStruct((2,), "float32"))
+    (True, False)
+    """
     return isinstance(value, jax.Array | np.ndarray | np.generic) or hasattr(value, "__jax_array__")
 
 
@@ -338,9 +342,9 @@ def cast(params: Any, rules: Rules, /) -> Any:
     dtype(bfloat16)
 
     Raises:
-        RuleError: listing every rule that hits nothing or is shadowed, or every one whose value is no dtype.
+        RuleError: listing every rule that hits nothing or is shadowed, or whose value is not a dtype.
         MismatchError: listing all that would turn from an integer to a float or back, or from complex to
-            real, all that is no array, and every 64-bit dtype that JAX would narrow.
+            real, all that is not an array, and every 64-bit dtype that JAX would narrow.
     """
     parsed = parse_rules(rules)
     bad = [
@@ -348,7 +352,7 @@ def cast(params: Any, rules: Rules, /) -> Any:
         for number, rule in enumerate(parsed)
         if not _is_dtype(rule.value)
     ]
-    raise_faults(RuleError, "cast: the values of these rules are no dtypes:", bad)
+    raise_faults(RuleError, "cast: the values of these rules are not dtypes:", bad)
     faults: list[str] = []
 
     def change(name: str, leaf: Any, dtype: Any) -> Any:
@@ -561,7 +565,7 @@ def rename(params: dict[str, Any], rules: Mapping[str, str], /) -> dict[str, Any
     {'layer0': {'weight': 1.0}, 'layer1': {'weight': 2.0}}
 
     Raises:
-        RuleError: listing every rule that hits nothing or is shadowed, or every one that is no text, or a
+        RuleError: listing every rule that hits nothing or is shadowed, or every one that is not a text, or a
             template that does not fit its pattern.
         BadNameError: listing every new name that two parameters would share, or that is none.
     """

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 from inspect import signature
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +11,8 @@ import jax.numpy as jnp
 from paramtree.draw import Joint, Part
 from paramtree.errors import MismatchError
 from paramtree.module import Module
-from paramtree.names import flatten_named
+from paramtree.names import flatten_named, untyped_jax
 from paramtree.scope import Scope
-
-_jax = cast(Any, jax)  # its annotations mention types that checkers cannot see
 
 
 def wrap(
@@ -45,7 +43,7 @@ def wrap(
         return init(key, *jax.tree.map(_zeros, shapes))
 
     def abstract(shapes: Sequence[Any]) -> Any:
-        return _jax.eval_shape(partial(make, shapes=shapes), jax.random.key(0))
+        return untyped_jax.eval_shape(partial(make, shapes=shapes), jax.random.key(0))
 
     def call(scope: Scope, *inputs: Any) -> Any:
         shapes = jax.tree.map(partial(_known_shape, 1), inputs)
@@ -68,11 +66,11 @@ def wrap(
 
 
 def _zeros(like: Any) -> jax.Array:
-    return _jax.numpy.zeros(like.shape, like.dtype)
+    return untyped_jax.numpy.zeros(like.shape, like.dtype)
 
 
 def _known_shape(stand_in: int, value: Any) -> jax.ShapeDtypeStruct:
     """Give an input's shape, with a stand-in for every size that is only a symbol."""
-    value = value if hasattr(value, "dtype") else _jax.numpy.asarray(value)
+    value = value if hasattr(value, "dtype") else untyped_jax.numpy.asarray(value)
     sizes = [size if isinstance(size, int) else stand_in for size in value.shape]
     return jax.ShapeDtypeStruct(sizes, value.dtype)

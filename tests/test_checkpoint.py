@@ -456,8 +456,8 @@ def write_notes(file, text):
     ("notes", "wanted"),
     [
         ("hello", "load: the notes are not JSON: Expecting value: line 1 column 1 (char 0)."),
-        ("[1]", "load: the notes are damaged: '[1]' is no object."),
-        ("null", "load: the notes are damaged: 'null' is no object."),
+        ("[1]", "load: the notes are damaged: '[1]' is not an object."),
+        ("null", "load: the notes are damaged: 'null' is not an object."),
         ('{"version": 2}', "load: the notes are of version 2; this paramtree reads 1."),
         ('{"fixed": ["gone"]}', "load: the notes are damaged: KeyError: 'gone'."),
         ('{"fixed": 3}', "load: the notes are damaged: TypeError: 'int' object is not iterable."),

@@ -120,7 +120,7 @@ def test_an_old_style_key_draws_the_same():
     ],
 )
 def test_a_bad_key(key, found):
-    message = f"the first argument is one random key, such as jax.random.key(0), and not {found}."
+    message = f"the first argument must be one random key, such as jax.random.key(0); found {found}."
     for call in (lambda: mlp("a").init(key, X), lambda: pt.reinit(key, {"a": X}, {"a": init.Ones()})):
         with pytest.raises(pt.ParamTreeError) as e:
             call()
@@ -380,7 +380,7 @@ def test_reinit_faults():
     with pytest.raises(pt.ParamTreeError) as e:
         pt.reinit(KEY, {"a": X}, {"a": None})
     assert str(e.value) == (
-        "these are no initialisers:\n  a: None of type NoneType is not one; pass a callable "
+        "these are not initialisers:\n  a: None of type NoneType is not one; pass a callable "
         "(key, shape, dtype) "
         "-> array, such as paramtree.init.Constant(0.5)"
     )
@@ -401,7 +401,7 @@ def test_what_is_no_initialiser(wrong, text):
     with pytest.raises(pt.ParamTreeError) as e:
         nn.Dense(3).init(KEY, X, init=wrong)
     assert str(e.value) == (
-        f"these are no initialisers:\n  weight: {text} is not one; pass a callable (key, shape, "
+        f"these are not initialisers:\n  weight: {text} is not one; pass a callable (key, shape, "
         "dtype) -> array, "
         "such as paramtree.init.Constant(0.5)"
     )

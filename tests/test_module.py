@@ -347,7 +347,7 @@ def test_symbols_are_shared_between_inputs():
     "text", ["", "batch, ...", "_", "b b", "2.5", "-3", "foo[3]", "int32[batch, 4", "batch]", "3,,4", "[[3]]"]
 )
 def test_bad_shapes(text):
-    wanted = f"{text!r} is no shape. Write sizes and symbols, such as 'batch, 20' or 'int32[batch, time]'."
+    wanted = f"{text!r} is not a shape. Write sizes and symbols, such as 'batch, 20' or 'int32[batch, time]'."
     raises(pt.ParamTreeError, wanted, lambda: nn.Flatten().specs(text))
 
 
@@ -507,7 +507,7 @@ def test_dropout():
     text = "dropout0 needs randomness: pass key= to apply."
     raises(pt.ParamTreeError, text, lambda: net.apply({}, x, train=True))
     raises(pt.ParamTreeError, text.replace("dropout0", "Dropout"), lambda: net[0].apply({}, x, train=True))
-    text = "key= is one random key, such as jax.random.key(0), and not 0."
+    text = "key= must be one random key, such as jax.random.key(0); found 0."
     raises(pt.ParamTreeError, text, lambda: net.apply({}, x, train=True, key=0))
 
 

@@ -119,7 +119,7 @@ def test_the_empty_tree_has_no_names():
     assert names({}) == names([]) == []
     for nothing in (None, object(), "weight", 1.0):
         assert message(BadNameError, names, nothing) == (
-            f"{type(nothing).__name__} is no tree of parameters. Pass the nested dict that init returned."
+            f"{type(nothing).__name__} is not a tree of parameters. Pass the nested dict that init returned."
         )
 
 

@@ -118,7 +118,7 @@ def test_labels_and_masks_resolve_too():
 
 @pytest.mark.parametrize("value", [jnp.ones(3), {"w": jnp.ones((2, 2))}, 1.0])
 def test_only_a_matrix_is_transposed(value):
-    text = "'a' is tied transposed, but is no matrix. Tie it without transpose=True."
+    text = "'a' is tied transposed, but is not a matrix. Tie it without transpose=True."
     assert message(resolve, {"a": value, "b": Alias("a", transpose=True)}) == text
 
 

@@ -163,7 +163,7 @@ def test_gradients_of_another_net_are_refused():
         "  dense0/bias has shape (3,), and its gradient (4,)\n"
         "  dense0/weight has shape (3, 3), and its gradient (4, 3)\n"
         "  dense1/weight has shape (2, 3), and its gradient (2, 4)\n"
-        "  out/w is no parameter of the params"
+        "  out/w is not a parameter of the params"
     )
 
 
@@ -214,6 +214,16 @@ def test_weight_decay_is_kept_from_what_is_fixed_as_the_docstring_says():
         (lambda: pt.update({"w": X}, [("w", X)]), "update takes a dict {name: value}, and got a list."),
         (lambda: pt.tie({"w": X}, [("w", "v")]), "tie takes a dict {place: where it lives}, and got a list."),
         (lambda: pt.get({"w": X}, ["w"]), "get takes one name, and got ['w']; collect_params takes selects."),
+        (
+            lambda: nn.Dense(3).init(KEY),
+            "Dense(): missing a required argument: 'x'. "
+            "Pass its inputs by position, key= and train= by keyword.",
+        ),
+        (
+            lambda: nn.Sequential(nn.Dense(3)).apply({}, X, True),
+            "dense0(float32[2,3], bool): too many positional arguments. "
+            "Pass its inputs by position, key= and train= by keyword.",
+        ),
         (lambda: pt.Alias(3), "an Alias holds the name where a parameter lives, and not 3."),
         (
             lambda: pt.flatten(pt.collect_params({"w": X})),

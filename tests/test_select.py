@@ -272,11 +272,11 @@ def test_a_great_many_faults_are_told_quickly_and_all():
 @pytest.mark.parametrize(
     ("rules", "text"),
     [
-        (None, "None are no rules. Pass a dict {select: value}, or a list of such pairs."),
-        ("abc", "'abc' are no rules. Pass a dict {select: value}, or a list of such pairs."),
-        (["ab"], "'ab' is no rule. A rule is a pair (select, value)."),
-        ([("a", 1, 2)], "('a', 1, 2) is no rule. A rule is a pair (select, value)."),
-        (("a", 1), "'a' is no rule. A rule is a pair (select, value)."),
+        (None, "None are not rules. Pass a dict {select: value}, or a list of such pairs."),
+        ("abc", "'abc' are not rules. Pass a dict {select: value}, or a list of such pairs."),
+        (["ab"], "'ab' is not a rule. A rule is a pair (select, value)."),
+        ([("a", 1, 2)], "('a', 1, 2) is not a rule. A rule is a pair (select, value)."),
+        (("a", 1), "'a' is not a rule. A rule is a pair (select, value)."),
     ],
 )
 def test_what_are_no_rules(rules, text):

@@ -106,7 +106,7 @@ def test_tie_refuses_transposes_of_what_is_no_matrix():
     ]
     for place, target in (("b/bias", "a/bias"), ("b", "a")):
         assert faults({place: Alias(target, transpose=True)}) == [
-            f"{target!r} is no matrix, so that {place!r} cannot be tied to it transposed"
+            f"{target!r} is not a matrix, so that {place!r} cannot be tied to it transposed"
         ]
 
 

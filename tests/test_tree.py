@@ -335,7 +335,7 @@ cast: these parameters cannot be cast:
     assert (
         message(RuleError, cast, net(), {".*bias": "bfloat", ".*": None})
         == """\
-cast: the values of these rules are no dtypes:
+cast: the values of these rules are not dtypes:
   rule 0 '.*bias': 'bfloat'
   rule 1 '.*': None"""
     )

@@ -27,7 +27,7 @@ def save(params: dict[str, Any], file: str | os.PathLike[str], /) -> None:
 
     Raises:
         ParamTreeError: for a suffix that is no known format.
-        MismatchError: listing every leaf that is no array, or of a dtype that the format does not have.
+        MismatchError: listing every leaf that is not an array, or of a dtype that the format does not have.
         BadNameError: where the tree is not made of dicts with keys that can be names in the file.
         TieError: for a tie that leads nowhere, or out of this tree.
         FileNotFoundError: where the directory does not exist.

@@ -25,7 +25,7 @@ def split_parts(params: dict[str, Any]) -> tuple[Arrays, Notes]:
     {'version': 1, 'ties': {'b': {'target': 'a', 'transpose': False}}, 'fixed': ['c'], 'empty': []}
 
     Raises:
-        MismatchError: listing every leaf that is no array.
+        MismatchError: listing every leaf that is not an array.
         BadNameError: listing every name with a character that no file can hold.
         TieError: for a tie that leads nowhere, or out of this tree.
     """
@@ -91,14 +91,14 @@ def read_notes(text: str) -> Notes:
     {'version': 1, 'fixed': ['scale']}
 
     Raises:
-        ParamTreeError: where they are no notes, or those of a later version.
+        ParamTreeError: where they are not notes, or those of a later version.
     """
     try:
         notes = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ParamTreeError(f"load: the notes are not JSON: {error}.") from error
     if not isinstance(notes, dict):
-        raise ParamTreeError(f"load: the notes are damaged: {text[:40]!r} is no object.")
+        raise ParamTreeError(f"load: the notes are damaged: {text[:40]!r} is not an object.")
     version = notes.get("version", _VERSION)
     if version != _VERSION:
         raise ParamTreeError(f"load: the notes are of version {version!r}; this paramtree reads {_VERSION}.")

@@ -22,7 +22,7 @@ def Sequential(*layers: Module, name: str | None = None) -> Module:
     )
 
     Raises:
-        ParamTreeError: for a layer that is no module.
+        ParamTreeError: for a layer that is not a module.
         BadNameError: for two layers with one name.
     """
     for number, layer in enumerate(layers):
@@ -42,7 +42,7 @@ def Lambda(function: Callable[..., Any], *, name: str | None = None) -> Module:
     Array([9.], dtype=float32)
 
     Raises:
-        ParamTreeError: for what is no function, at construction.
+        ParamTreeError: for what is not a function, at construction.
     """
     if not callable(function):
         raise ParamTreeError(f"Lambda takes a function of the inputs, and not {function!r}.")
