@@ -639,3 +639,24 @@ def test_wrap_haiku():
     foreign = {f"mlp/~/{key}": block for key, block in params["mlp"]["~"].items()}
     same(net.apply(params, X), model.apply(foreign, None, X))
     assert pt.names(nn.Sequential(net).specs(X))[0] == "wrapped0/mlp/~/linear_0/b"
+
+
+@pytest.mark.parametrize("uses", [2, 5])
+@pytest.mark.parametrize("transform", [lambda f: f, jax.jit], ids=["eager", "jit"])
+def test_the_gradient_of_a_tied_layer_is_the_sum_over_its_uses(uses, transform):
+    shared = nn.Dense(4, activation="tanh", name="shared")
+    others = [nn.Dense(4, activation="tanh", params=shared) for _ in range(uses - 1)]
+    net = nn.Sequential(nn.Dense(4), shared, *others, nn.Dense(2))
+    x = jax.random.normal(jax.random.key(1), (3, 5))
+    params = net.init(jax.random.key(0), x, init={".*": init.Normal(0.5)})
+    places = ["shared", *(f"dense{number}" for number in range(1, uses))]
+    assert [key for key, node in params.items() if node == pt.Alias("shared")] == places[1:]
+
+    def loss(params):
+        return (net.apply(params, x) ** 2).sum()
+
+    tied, apart = transform(jax.grad(loss))(params), transform(jax.grad(loss))(pt.untie(params))
+    for key in ("weight", "bias"):
+        total = sum(apart[place][key] for place in places)
+        np.testing.assert_allclose(tied["shared"][key], total, rtol=1e-5, atol=1e-6)
+        assert all(np.abs(apart[place][key]).max() > 1e-3 for place in places)
