@@ -44,12 +44,17 @@ class _Views:
 
     def source(self, name: str) -> str:
         """Give the name where a parameter lives, or a block, for a name that may be tied."""
+        return self.follow(name)[0]
+
+    def follow(self, name: str) -> tuple[str, bool]:
+        """Give the name where a parameter lives, and whether it is seen transposed from here."""
         keys = name.split(SEPARATOR)
         for end in range(1, len(keys) + 1):
             alias = self.alias_at(SEPARATOR.join(keys[:end]))
             if alias:
-                return self.source(join(alias.target, *keys[end:]))
-        return name
+                source, transposed = self.follow(join(alias.target, *keys[end:]))
+                return source, transposed != alias.transpose
+        return name, False
 
 
 def _check_grads(leaves: dict[str, Any], grads: dict[str, Any]) -> None:
@@ -68,11 +73,13 @@ class Parameter:
     Attributes:
         name: where it lives; for a tied place, the name it shares.
         trainable: whether it has a gradient: False for a constant or running statistic.
+        transposed: whether it was reached through a tie that sees it transposed: all of it is shown so.
     """
 
     name: str
     trainable: bool
     _views: _Views
+    transposed: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -86,7 +93,7 @@ class Parameter:
 
     def data(self) -> Any:
         """Give its value."""
-        return self._views.leaves[self.name]
+        return self._seen(self._views.leaves[self.name])
 
     def grad(self) -> Any:
         """Give its gradient: zeros where the net was bound without gradients.
@@ -105,7 +112,7 @@ class Parameter:
         if self.name not in grads:
             held = listing(list(grads), 6) if grads else "nothing"
             raise UnknownNameError(f"the gradients do not hold {self.name}; they hold {held}.")
-        return grads[self.name]
+        return self._seen(grads[self.name])
 
     def set_data(self, value: Any) -> Any:
         """Return the whole params tree with this parameter replaced by an array, or a function of the old.
@@ -113,10 +120,15 @@ class Parameter:
         Raises:
             MismatchError: for another shape or dtype.
         """
-        return update(self._views.params, {self.name: value})
+        stored = (lambda old: self._seen(value(self._seen(old)))) if callable(value) else self._seen(value)
+        return update(self._views.params, {self.name: stored})
+
+    def _seen(self, value: Any) -> Any:
+        return value.swapaxes(-1, -2) if self.transposed and hasattr(value, "swapaxes") else value
 
     def __repr__(self) -> str:
-        return display.parameter_line(self.name, self.data(), fixed=not self.trainable)
+        line = display.parameter_line(self.name, self.data(), fixed=not self.trainable)
+        return f"{line}, transposed" if self.transposed else line
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -211,8 +223,8 @@ class Bound:
             }
         return collected
 
-    def _parameter(self, name: str) -> Parameter:
-        return Parameter(name, name not in self._views.fixed, self._views)
+    def _parameter(self, name: str, transposed: bool = False) -> Parameter:
+        return Parameter(name, name not in self._views.fixed, self._views, transposed)
 
     def _own(self) -> dict[str, Any]:
         """Give the arrays of this part, ties resolved, as its module is applied to them."""
@@ -233,7 +245,7 @@ class Bound:
             raise UnknownNameError(f"{self._label()} has no {key!r}.{near}")
         if key in layers or isinstance(own[key], dict):
             return Bound(layers.get(key), path, self._views)
-        return self._parameter(self._views.source(path))
+        return self._parameter(*self._views.follow(path))
 
     def _keys_text(self) -> str:
         return f"Its keys are {listing(self._keys(), 8)}." if self._own() else "It has no parameters."

@@ -167,6 +167,27 @@ def test_gradients_of_another_net_are_refused():
     )
 
 
+def test_a_place_tied_transposed_shows_what_it_sees():
+    @pt.module
+    def Head(scope, x):
+        return x @ scope.param("kernel", (3, 5))
+
+    net = nn.Sequential(nn.Embedding(5, 3), Head)
+    params = pt.tie(
+        net.init(KEY, "int32[2]"), {"head0/kernel": pt.Alias("embedding0/weight", transpose=True)}
+    )
+    grads = jax.grad(lambda params: net.apply(params, jnp.array([1, 2])).sum())(params)
+    kernel = pt.bind(net, params, grads)[1].kernel
+    assert repr(kernel) == "Parameter embedding0/weight (shape=(3, 5), dtype=float32), transposed"
+    np.testing.assert_array_equal(kernel.data(), pt.get(params, "head0/kernel"))
+    np.testing.assert_array_equal(kernel.grad(), grads["embedding0"]["weight"].T)
+    ramp = jnp.arange(15.0).reshape(3, 5)
+    for value in (ramp, lambda old: ramp + 0 * old):
+        new = kernel.set_data(value)
+        np.testing.assert_array_equal(pt.get(new, "head0/kernel"), ramp)
+        np.testing.assert_array_equal(new["embedding0"]["weight"], ramp.T)
+
+
 def test_a_shape_as_input_is_refused():
     with pytest.raises(pt.ParamTreeError) as e:
         nn.Dense(3).init(KEY, (2, 20))
