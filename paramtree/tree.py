@@ -154,17 +154,18 @@ def collect_params(params: Any, /, select: Select | None = None, *, allow_empty:
         SelectError: where it is not a select.
     """
     found = apply_select(params, select, allow_empty)
-    names, pick = _chosen(found.structure, found.places)
-    collected = ParamDict(zip(names, pick(found.leaves), strict=True))
+    names, indices = _chosen(found.structure, found.places)
+    collected = ParamDict(names)  # a copy has its final size: filling it is faster than growing it
+    collected.update(zip(names, map(found.leaves.__getitem__, indices), strict=True))
     collected.fixed, tied = _notes(found.structure, select is None)
     collected.tied = dict(tied)  # a copy: the notes are kept for the next call
     return collected
 
 
 @lru_cache(maxsize=64)
-def _chosen(structure: Structure, places: tuple[int, ...]) -> tuple[tuple[str, ...], Callable[..., Any]]:
+def _chosen(structure: Structure, places: tuple[int, ...]) -> tuple[dict[str, None], tuple[int, ...]]:
     pick = picker(places)
-    return pick(structure.names), picker(pick(structure.indices))
+    return dict.fromkeys(pick(structure.names)), pick(structure.indices)
 
 
 @lru_cache(maxsize=64)
