@@ -305,13 +305,26 @@ def are_rules(init: Any) -> bool:
     return isinstance(init, Mapping) or (isinstance(init, Iterable) and not isinstance(init, str))
 
 
+def parse_init(init: Any) -> Any:
+    """Read an `init=` argument once: rules, also those of a mixture, as a list; all else as it is.
+
+    Raises:
+        RuleError: where a rule is not a pair.
+        SelectError: where a select is not valid.
+    """
+    init = init.rules if isinstance(init, Mixed) else init
+    return parse_rules(init) if are_rules(init) else init
+
+
 def choose(init: Any, name: str, spec: ParamSpec, fixed: bool) -> Any:
-    """Give the initialiser of one parameter: an explicit rule, else its layer's own, else the default."""
+    """Give the initialiser of one parameter: an explicit rule, else its layer's own, else the default.
+
+    `init` has been through `parse_init`.
+    """
     if isinstance(init, Load):
         return init
-    init = init.rules if isinstance(init, Mixed) else init
     if are_rules(init):
-        for rule in parse_rules(init):
+        for rule in init:
             if spells_out(rule.select, name) or (not fixed and matches(rule.select, name, spec)):
                 return rule.value
     return _unless_ruled(init, spec)
@@ -329,13 +342,13 @@ def materialize(key: jax.Array, specs: Any, init: Any = None) -> Any:
     Args:
         key: the random key; each parameter draws from it folded with its own name.
         specs: the tree.
-        init: an initialiser for every parameter whose layer names none; or rules, which come first.
+        init: an initialiser for every parameter whose layer names none; or rules, which come first. It has
+            been through `parse_init`.
 
     Raises:
         RuleError: listing every rule that hits nothing or is shadowed.
         MismatchError: where an initialiser does not give what was asked, or a size is unknown.
     """
-    init = init.rules if isinstance(init, Mixed) else init
     leaves, structure = flatten_named(specs)
     if are_rules(init):
         explicit = apply_rules(specs, init, default=_UNSET, spelled_out=_is_fixed)[2]
@@ -367,7 +380,8 @@ def _is_fixed(name: str, leaf: Any) -> bool:
 
 
 def _check_all_used(init: Load, names: Sequence[str]) -> None:
-    unused = [name for name in init.values if name not in set(names)]
+    known = set(names)
+    unused = [name for name in init.values if name not in known]
     hints = [f"{name} is not a parameter of the net.{did_you_mean(name, names)}" for name in unused[:10]]
     raise_faults(UnknownNameError, "Load: the tree holds what the net has no place for:", hints)
 
@@ -388,17 +402,16 @@ def reinit(key: jax.Array, params: Any, rules: Rules, /) -> Any:
         ParamTreeError: where the key is none, or something is not an initialiser.
     """
     leaves, structure, values = apply_rules(params, rules, default=_UNSET, spelled_out=_is_fixed)
-    where = dict(zip(structure.names, structure.indices, strict=True))
-    chosen = [name for name, value in zip(structure.names, values, strict=True) if value is not _UNSET]
+    ruled = zip(structure.names, structure.indices, values, strict=True)
+    chosen = {name: (index, value) for name, index, value in ruled if value is not _UNSET}
     faults = [
-        f"{name} is {leaves[where[name]]!r}" for name in chosen if not is_array_like(leaves[where[name]])
+        f"{name} is {leaves[at]!r}" for name, (at, _) in chosen.items() if not is_array_like(leaves[at])
     ]
     raise_faults(MismatchError, "reinit: these are not arrays:", faults)
     specs = {
-        name: ParamSpec(tuple(leaves[where[name]].shape), leaves[where[name]].dtype, value)
-        for name, value in zip(structure.names, values, strict=True)
-        if value is not _UNSET
+        name: ParamSpec(tuple(leaves[at].shape), leaves[at].dtype, value)
+        for name, (at, value) in chosen.items()
     }
     for name, value in draw(key, specs).items():
-        leaves[where[name]] = value
+        leaves[chosen[name][0]] = value
     return jax.tree.unflatten(structure.treedef, leaves)

@@ -16,11 +16,10 @@ import jax.numpy as jnp
 from jax.core import Tracer
 
 from paramtree import display
-from paramtree.draw import NEEDS_VALUES, ParamSpec, are_rules, check_random_key, choose, draw, materialize
+from paramtree.draw import NEEDS_VALUES, ParamSpec, check_random_key, choose, draw, materialize, parse_init
 from paramtree.errors import MismatchError, ParamTreeError, TieError
 from paramtree.names import check_key, join, nest, untyped_jax
 from paramtree.scope import Applying, Declaring, Keys, Scope, call_layer
-from paramtree.select import parse_rules
 from paramtree.tree import update
 
 Call = Callable[..., Any]
@@ -204,7 +203,7 @@ def _init(net: Module) -> Callable[..., Any]:
             ParamTreeError: where the key is none, or something is not an initialiser.
         """
         check_random_key(key)
-        init = parse_rules(init) if are_rules(init) else init  # once: rules may come from an iterator
+        init = parse_init(init)  # once: rules may come from an iterator
         return materialize(key, _find_specs(net, inputs, key, init), init)
 
     return init

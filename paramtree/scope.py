@@ -27,7 +27,7 @@ from paramtree.errors import (
 from paramtree.init import Initializer
 from paramtree.names import SEPARATOR, check_key, join, structure_of, untyped_jax
 from paramtree.nodes import Alias, Fixed, resolve, tied_names
-from paramtree.tree import flat_leaves, is_array, value_faults
+from paramtree.tree import flat_leaves, is_array, is_array_like, value_faults
 
 Layer = Any  # a Module, which stands above this file
 
@@ -185,9 +185,10 @@ class Applying(Run):
     def __init__(self, params: dict[str, Any], train: bool, key: Any) -> None:
         super().__init__(train, key)
         self.updates: dict[str, Any] = {}
+        structure = structure_of(params)
         self._params = resolve(params)
-        self._sources = tied_names(structure_of(params))
-        self._leafless = structure_of(params).leafless
+        self._sources = tied_names(structure)
+        self._leafless = structure.leafless
 
     def leaf(self, scope: "Scope", name: str, spec: ParamSpec, fixed: bool) -> Any:
         """Give a parameter's value, checked against what its layer asks for.
@@ -438,7 +439,7 @@ def call_layer(layer: Layer, scope: Scope, inputs: tuple[Any, ...]) -> Any:
 
 
 def _input_text(value: Any) -> str:
-    if hasattr(value, "shape") and hasattr(value, "dtype"):
+    if is_array_like(value):
         return f"{value.dtype}[{','.join(map(str, value.shape))}]"
     return type(value).__name__
 

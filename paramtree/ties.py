@@ -126,7 +126,8 @@ def untie(params: dict[str, Any], select: Select | None = None, /, *, copy: bool
     Raises:
         NoMatchError: where the select hits no tied place.
     """
-    flat, spread = flatten(params), spread_aliases(flatten(params))
+    flat = flatten(params)
+    spread = spread_aliases(flat)
     tied = sorted((n for n, node in spread.items() if isinstance(node, Alias)), key=natural_name_key)
     own = _own_leaves(params, tied)
     if select is not None:

@@ -126,7 +126,7 @@ untyped_jax.tree_util.register_pytree_with_keys(ParamDict, _flatten_with_keys, _
 
 
 def _shape_and_dtype(leaf: Any) -> tuple[str, str]:
-    if hasattr(leaf, "shape") and hasattr(leaf, "dtype"):
+    if is_array_like(leaf):
         return display.shape_text(leaf.shape), str(leaf.dtype)
     return "", repr(leaf)
 
