@@ -21,6 +21,8 @@ class Row:
     text: str = ""
     bound: str = ""  # how it prints with its parameters; as `text`, if left out
     symbolic_params: dict[str, str] = field(default_factory=dict)  # shapes where all sizes are symbols
+    trains_on_nothing: bool = True  # whether an empty batch can be trained on
+    init: Any = None  # rules for values at which the layer can be tested; all weights are normal, if left out
 
 
 ROWS = {
@@ -50,6 +52,10 @@ ROWS = {
         lambda **kw: nn.Lambda(lambda x, y: x * y + x, **kw),
         ((3, 4), (3, 4)), (3, 4), text="Lambda(<lambda>)",
     ),
+    # --- conv, pool ---
+    # --- norm, PReLU ---
+    # --- recurrent, attention ---
+    # --- containers ---
     "Sequential": Row(
         lambda **kw: nn.Sequential(nn.Flatten(), nn.Dense(3, "tanh"), nn.Dropout(0.5), nn.Dense(2), **kw),
         ((3, 2, 4),), (3, 2),

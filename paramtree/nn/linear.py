@@ -4,12 +4,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from paramtree.errors import MismatchError, ParamTreeError
+from paramtree.errors import MismatchError
 from paramtree.init import Zeros
 from paramtree.module import Module
 from paramtree.nn.activation import Function, activation_function, activation_text
+from paramtree.nn.checks import check_size
 from paramtree.scope import Scope
 
 _ZEROS = Zeros()
@@ -48,7 +48,7 @@ def Dense(
         ParamTreeError: for units below 1, or an unknown activation.
         MismatchError: at the call, for an input without an axis.
     """
-    units = _size("Dense", "units", units)
+    units = check_size("Dense", "units", units)
     function = activation_function(activation)
 
     def call(scope: Scope, x: jax.Array) -> jax.Array:
@@ -92,8 +92,8 @@ def Embedding(
         ParamTreeError: for sizes below 1.
         MismatchError: at the call, for ids that are not integers.
     """
-    vocabulary = _size("Embedding", "vocabulary", vocabulary)
-    features = _size("Embedding", "features", features)
+    vocabulary = check_size("Embedding", "vocabulary", vocabulary)
+    features = check_size("Embedding", "features", features)
 
     def call(scope: Scope, ids: jax.Array) -> jax.Array:
         ids = jnp.asarray(ids)
@@ -105,9 +105,3 @@ def Embedding(
 
     text = f"Embedding({vocabulary} -> {features})"
     return Module(call, "Embedding", name, params, describe=lambda _: text)
-
-
-def _size(layer: str, what: str, size: Any) -> int:
-    if not isinstance(size, int | np.integer) or isinstance(size, bool) or size < 1:
-        raise ParamTreeError(f"{layer} needs {what} to be an integer of at least 1, and got {size!r}.")
-    return int(size)
