@@ -4,7 +4,7 @@ The API at a glance (`import paramtree as pt`):
 
 - look up: `collect_params`, `names`, `get`
 - change: `update`, `map_params`, `rename`, `cast`, `reinit`
-- split: `partition`, `merge`, `mask`, `label_params`, `flatten`, `unflatten`
+- split: `partition`, `merge`, `mask`, `label_params`, `flatten`, `unflatten`, `stack`, `unstack`
 - tie, fix: `Alias`, `tie`, `untie`, `find_tied`, `resolve`, `Fixed`, `freeze`, `unfreeze`, `trainable`
 - model: `Module`, `module`, `Scope`, `ParamSpec`, `wrap`, `bind`; layers in `nn`, initialisers in `init`
 - files: `save`, `load`
@@ -15,9 +15,11 @@ the whole name, a predicate `(name, leaf) -> bool`, or a list of these. *Rules* 
 select -> value; the first that matches wins. Nothing about them is ever silent.
 """
 
-from paramtree import init, nn
+import importlib as _importlib
+import typing as _typing
+
+from paramtree import init
 from paramtree.bind import Bound, Parameter, bind
-from paramtree.checkpoint import load, save
 from paramtree.draw import ParamSpec, reinit
 from paramtree.errors import (
     BadNameError,
@@ -32,6 +34,7 @@ from paramtree.errors import (
 from paramtree.module import Module, module
 from paramtree.nodes import Alias, Fixed, Node, resolve
 from paramtree.scope import Scope
+from paramtree.stack import stack, unstack
 from paramtree.ties import find_tied, freeze, tie, trainable, unfreeze, untie
 from paramtree.tree import (
     ParamDict,
@@ -51,15 +54,35 @@ from paramtree.tree import (
 )
 from paramtree.wrap import wrap
 
+if _typing.TYPE_CHECKING:
+    from paramtree import nn
+    from paramtree.checkpoint import load, save
+
 __version__ = "0.1.0"
 
 __all__ = [
     "ParamDict", "collect_params", "names", "get",
     "update", "map_params", "rename", "cast", "reinit",
     "partition", "merge", "mask", "label_params", "flatten", "unflatten",
+    "stack", "unstack",
     "Node", "Alias", "tie", "untie", "find_tied", "resolve", "Fixed", "freeze", "unfreeze", "trainable",
     "Module", "module", "Scope", "ParamSpec", "wrap", "Bound", "Parameter", "bind", "nn", "init",
     "save", "load",
     "ParamTreeError", "SelectError", "NoMatchError", "RuleError", "BadNameError", "UnknownNameError",
     "MismatchError", "TieError",
 ]  # fmt: skip
+
+_AT_FIRST_USE = {"nn": "paramtree.nn", "load": "paramtree.checkpoint", "save": "paramtree.checkpoint"}
+
+
+def __getattr__(name: str) -> _typing.Any:
+    """Import layers and file formats when they are first asked for: importing the package is quick."""
+    if name not in _AT_FIRST_USE:
+        raise AttributeError(f"module 'paramtree' has no attribute {name!r}")
+    home = _importlib.import_module(_AT_FIRST_USE[name])
+    globals()[name] = found = home if name == "nn" else getattr(home, name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -16,9 +16,10 @@ from paramtree.errors import (
     listing,
     raise_faults,
 )
-from paramtree.module import Module, describe, outline
+from paramtree.module import Module, describe, layers_of, outline
 from paramtree.names import SEPARATOR, is_under, join, natural_key, nest, structure_of
-from paramtree.nodes import Alias, Fixed, resolve
+from paramtree.nodes import Alias, Fixed, follow, resolve
+from paramtree.positions import positional_names
 from paramtree.select import Select
 from paramtree.tree import ParamDict, collect_params, fixed_names, flat_leaves, update
 
@@ -41,20 +42,6 @@ class _Views:
     def alias_at(self, name: str) -> Alias | None:
         node = self.structure.leafless.get(name)
         return node if isinstance(node, Alias) else None
-
-    def source(self, name: str) -> str:
-        """Give the name where a parameter lives, or a block, for a name that may be tied."""
-        return self.follow(name)[0]
-
-    def follow(self, name: str) -> tuple[str, bool]:
-        """Give the name where a parameter lives, and whether it is seen transposed from here."""
-        keys = name.split(SEPARATOR)
-        for end in range(1, len(keys) + 1):
-            alias = self.alias_at(SEPARATOR.join(keys[:end]))
-            if alias:
-                source, transposed = self.follow(join(alias.target, *keys[end:]))
-                return source, transposed != alias.transpose
-        return name, False
 
 
 def _check_grads(leaves: dict[str, Any], grads: dict[str, Any]) -> None:
@@ -205,9 +192,34 @@ class Bound:
         names = [join(self._path, name) for name in flat_leaves(self._own())]
         return self._collected(names, select, allow_empty)
 
+    def positional_names(self, *inputs: Any, style: str = "gluon") -> dict[str, str]:
+        """Map the names of Gluon's or PyTorch's files to the names where the parameters live.
+
+        There a layer in a `Sequential` has its position for a name, and any other the attribute that holds
+        it: here its key. What `pt.load(file, like=params, rename=...)` takes.
+
+        Args:
+            *inputs: inputs, or their shapes: to find the layers that modules made of functions call, where a
+                `Sequential` is among them.
+            style: "gluon", whose names are "0.weight" and "1.gamma"; or "torch", where the latter is
+                "1.weight".
+
+        >>> from paramtree import nn
+        >>> net = nn.Sequential(nn.Dense(4), nn.Activation("relu"), nn.Dense(2))
+        >>> bind(net, net.specs("batch, 3")).positional_names()["2.weight"]
+        'dense1/weight'
+
+        Raises:
+            ParamTreeError: for a part of a net, another style, or where two parameters would get one name.
+        """
+        if self._net is None or self._path:
+            raise ParamTreeError(f"{self._label()} is a part; bind the net that its file is of.")
+        layers = layers_of(self._net, *inputs) if inputs else {}
+        return positional_names(self._net, self._views.params, layers, style)
+
     def _collected(self, names: list[str], select: Select | None, allow_empty: bool) -> ParamDict:
         views = self._views
-        sources = {name: views.source(name) for name in names}
+        sources = {name: follow(views.structure, name)[0] for name in names}
         flat: dict[str, Any] = {name: Alias(source) for name, source in sources.items() if name != source}
         for name in sources.values():  # where they live: a select and its messages know ties and constants
             flat[name] = Fixed(views.leaves[name]) if name in views.fixed else views.leaves[name]
@@ -245,7 +257,7 @@ class Bound:
             raise UnknownNameError(f"{self._label()} has no {key!r}.{near}")
         if key in layers or isinstance(own[key], dict):
             return Bound(layers.get(key), path, self._views)
-        return self._parameter(*self._views.follow(path))
+        return self._parameter(*follow(self._views.structure, path))
 
     def _keys_text(self) -> str:
         return f"Its keys are {listing(self._keys(), 8)}." if self._own() else "It has no parameters."

@@ -5,9 +5,11 @@ one initialiser, shape and dtype are drawn together, in one compiled program.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from hashlib import blake2b
+from itertools import accumulate, chain
+from math import prod
 from typing import Any, cast
 
 import jax
@@ -50,19 +52,44 @@ class ParamSpec:
         shape: its sizes; a size not known yet is a symbol of `jax.export.symbolic_shape`.
         dtype: its dtype.
         init: the initialiser its layer names, or None for the default.
+        repeats: the blocks it is repeated in, outermost first, each with its count: the leading sizes.
     """
 
     shape: tuple[Any, ...]
     dtype: Any
     init: Any = None
+    repeats: tuple[tuple[str, int], ...] = ()
 
     def astype(self, dtype: Any) -> "ParamSpec":
         """Give the same spec with another dtype, as `pt.cast` asks for."""
-        return ParamSpec(self.shape, jnp.dtype(dtype), self.init)
+        return replace(self, dtype=jnp.dtype(dtype))
+
+    @property
+    def one(self) -> "ParamSpec":
+        """The spec of one repetition; the spec itself where there are none."""
+        return replace(self, shape=self.shape[len(self.repeats) :], repeats=()) if self.repeats else self
+
+    def repetition(self, number: int) -> "ParamSpec":
+        """Give the spec of one of the outermost repetitions, which has the name of a separate block."""
+        (place, _), *inner = self.repeats or [("", 0)]
+        repeats = tuple((f"{place}{number}{each[len(place) :]}", count) for each, count in inner)
+        return replace(self, shape=self.shape[1:], repeats=repeats)
 
     def __repr__(self) -> str:
         named = f", {self.init!r}" if not (self.init is None or isinstance(self.init, Part)) else ""
         return f"ParamSpec({display.shape_text(self.shape)}, {self.dtype}{named})"
+
+
+def repetition_names(name: str, repeats: Iterable[tuple[str, int]]) -> list[str]:
+    """Name each repetition of what is stacked, as separate blocks beside each other are named.
+
+    >>> repetition_names("net/block/weight", [("net/block", 2)])
+    ['net/block0/weight', 'net/block1/weight']
+    """
+    names = [name]
+    for place, count in reversed(list(repeats)):
+        names = [f"{place}{number}{each[len(place) :]}" for number in range(count) for each in names]
+    return names
 
 
 class Joint:
@@ -101,7 +128,14 @@ def fold_name(key: jax.Array, name: str) -> jax.Array:
     >>> bool(fold_name(jax.random.key(0), "a") == fold_name(jax.random.key(0), "b"))
     False
     """
-    return _fold_all(key, _hashes((name,)))[0]
+    return fold_names(key, [name], 0)
+
+
+def fold_names(key: jax.Array, names: Sequence[str], index: Any) -> jax.Array:
+    """Derive the key of one of several names, whose index may be traced."""
+    hashes = _hashes(tuple(names))
+    one = hashes[index] if isinstance(index, int) else untyped_jax.numpy.asarray(hashes)[index]
+    return _fold_all(key, one[None])[0]
 
 
 @lru_cache(maxsize=64)
@@ -138,25 +172,22 @@ def draw(key: jax.Array, specs: Mapping[str, ParamSpec]) -> dict[str, jax.Array]
     _check_known(specs)
     specs = {name: _unmixed(name, spec) for name, spec in specs.items()}
     _check_initialisers(specs)
-    groups: dict[Any, list[str]] = {}
-    drawn: dict[str, Any] = {}
+    groups: dict[Any, dict[str, ParamSpec]] = {}
     for name, spec in specs.items():
-        if isinstance(spec.init, Part):
-            groups.setdefault(spec.init.joint, []).append(name)
-        elif _draws_in_groups(spec.init):
-            groups.setdefault((_law(spec.init), spec.shape, spec.dtype), []).append(name)
-        else:
-            drawn[name] = _call(spec, name, key)
-    for group, names in groups.items():
-        if isinstance(group, Joint):
-            drawn |= _draw_joint(group, key, names, specs)
-        else:
-            drawn |= _draw_group(group, key, names)
+        groups.setdefault(_group_of(name, spec), {})[name] = spec
+    drawn: dict[str, Any] = {}  # for each name an array, or the list of its repetitions
+    for group, members in groups.items():
+        drawn |= _draw_group(group, key, members)
     faults = [fault for name, spec in specs.items() for fault in _draw_faults(name, spec, drawn[name])]
     raise_faults(MismatchError, "these initialisers did not give what was asked:", faults)
-    # strong types: after one step of training a weak one would make `jit` compile again
-    strong = jax.lax.convert_element_type
-    return {name: strong(untyped_jax.numpy.asarray(drawn[name]), spec.dtype) for name, spec in specs.items()}
+    return {name: _joined(spec, drawn[name]) for name, spec in specs.items()}
+
+
+def _joined(spec: ParamSpec, drawn: Any) -> jax.Array:
+    if spec.repeats and _is_list(drawn):
+        drawn = untyped_jax.numpy.stack(drawn).reshape(spec.shape)
+    # a strong type: after one step of training a weak one would make `jit` compile again
+    return jax.lax.convert_element_type(untyped_jax.numpy.asarray(drawn), spec.dtype)
 
 
 def _unmixed(name: str, spec: ParamSpec) -> ParamSpec:
@@ -166,8 +197,21 @@ def _unmixed(name: str, spec: ParamSpec) -> ParamSpec:
         chosen = next(fitting, _UNSET)
         if chosen is _UNSET:
             return spec
-        spec = ParamSpec(spec.shape, spec.dtype, chosen)
+        spec = replace(spec, init=chosen)
     return spec
+
+
+def _is_list(drawn: object) -> bool:
+    return isinstance(drawn, list)
+
+
+def _group_of(name: str, spec: ParamSpec) -> Any:
+    """Say with which others a parameter is drawn; some are drawn alone."""
+    if isinstance(spec.init, Part):
+        return spec.init.joint
+    if _draws_in_groups(spec.init):
+        return _law(spec.init), spec.one.shape, spec.dtype
+    return name
 
 
 def _draws_in_groups(initialiser: Any) -> bool:
@@ -207,12 +251,25 @@ def _law(initialiser: Any) -> Any:
     return law
 
 
-def _draw_group(
-    group: tuple[Initializer, Any, Any], key: jax.Array, names: Sequence[str]
+def _draw_group(group: Any, key: jax.Array, members: Mapping[str, ParamSpec]) -> dict[str, Any]:
+    if isinstance(group, Joint):
+        return _draw_joint(group, key, members)
+    if isinstance(group, tuple):
+        return _draw_alike(group, key, members)
+    return {name: _call(spec, name, key) for name, spec in members.items()}
+
+
+def _draw_alike(
+    group: tuple[Any, ...], key: jax.Array, members: Mapping[str, ParamSpec]
 ) -> dict[str, jax.Array]:
-    keys = _fold_all(key, _hashes(tuple(names)))
-    values = _named_errors(names, lambda: _draw_many(*group, keys))
-    return {name: _take(values, index) for index, name in enumerate(names)}
+    names = {name: repetition_names(name, spec.repeats) for name, spec in members.items()}
+    keys = _fold_all(key, _hashes(tuple(chain.from_iterable(names.values()))))
+    values = _named_errors(list(members), lambda: _draw_many(*group, keys))
+    ends = accumulate(map(len, names.values()))
+    return {
+        name: _take(values, end - len(names[name]), spec.shape[: len(spec.repeats)])
+        for (name, spec), end in zip(members.items(), ends, strict=True)
+    }
 
 
 @partial(untyped_jax.jit, static_argnums=(0, 1, 2))
@@ -220,24 +277,32 @@ def _draw_many(initialiser: Initializer, shape: tuple[int, ...], dtype: Any, key
     return _for_each(lambda key: initialiser(key, shape, dtype), keys, keys)
 
 
-@untyped_jax.jit
-def _take(values: jax.Array, index: int) -> jax.Array:
+@partial(untyped_jax.jit, static_argnums=2)
+def _take(values: jax.Array, start: int, lead: tuple[int, ...]) -> jax.Array:
     # one compiled slice for each shape: slicing a large group inside one program compiles for seconds
-    return jax.lax.dynamic_index_in_dim(values, index, keepdims=False)
+    taken = jax.lax.dynamic_slice_in_dim(values, start, prod(lead))
+    return taken.reshape(*lead, *values.shape[1:])
 
 
-def _draw_joint(
-    joint: Joint, key: jax.Array, names: Sequence[str], specs: Mapping[str, ParamSpec]
-) -> dict[str, jax.Array]:
-    folded = fold_name(key, joint.path)
-    try:
-        values = untyped_jax.jit(joint.draw)(folded)  # for the same bits as under the caller's `jit`
-    except (TypeError, *NEEDS_VALUES):
-        values = joint.draw(folded)
-    return {name: values[specs[name].init.index] for name in names}
+def _draw_joint(joint: Joint, key: jax.Array, members: Mapping[str, ParamSpec]) -> dict[str, Any]:
+    def draw_at(path: str) -> Sequence[Any]:
+        folded = fold_name(key, path)
+        try:
+            return untyped_jax.jit(joint.draw)(folded)  # for the same bits as under the caller's `jit`
+        except (TypeError, *NEEDS_VALUES):
+            return joint.draw(folded)
+
+    repeats = next(iter(members.values())).repeats
+    drawn = [draw_at(path) for path in repetition_names(joint.path, repeats)]
+    indices = {name: spec.init.index for name, spec in members.items()}
+    if not repeats:
+        return {name: drawn[0][index] for name, index in indices.items()}
+    return {name: [values[index] for values in drawn] for name, index in indices.items()}
 
 
 def _call(spec: ParamSpec, name: str, key: jax.Array) -> Any:
+    if spec.repeats and not isinstance(spec.init, Load):  # which holds the value as it is stacked
+        return [_call(spec.one, each, key) for each in repetition_names(name, spec.repeats)]
     named = {"name": name} if takes_name(spec.init) else {}
     value = _named_errors([name], lambda: spec.init(fold_name(key, name), spec.shape, spec.dtype, **named))
     # the initialiser may keep what it gave, and a parameter's buffer may be donated
@@ -285,6 +350,9 @@ def _check_initialisers(specs: Mapping[str, ParamSpec]) -> None:
 
 
 def _draw_faults(name: str, spec: ParamSpec, value: Any) -> list[str]:
+    if spec.repeats and _is_list(value):
+        each = zip(repetition_names(name, spec.repeats), value, strict=True)
+        return [fault for one, part in each for fault in _draw_faults(one, spec.one, part)]
     label = getattr(spec.init, "__name__", repr(spec.init))
     if not is_array(value):
         return [f"{name}: {label} gave {value!r} of type {type(value).__name__}, not an array"]
@@ -360,8 +428,7 @@ def materialize(key: jax.Array, specs: Any, init: Any = None) -> Any:
     chosen: dict[str, ParamSpec] = {}
     for name, index, given in zip(structure.names, structure.indices, explicit, strict=True):
         spec = leaves[index]
-        initialiser = _unless_ruled(init, spec) if given is _UNSET else given
-        chosen[name] = ParamSpec(spec.shape, spec.dtype, initialiser)
+        chosen[name] = replace(spec, init=_unless_ruled(init, spec) if given is _UNSET else given)
     return _filled(specs, draw(key, chosen))
 
 

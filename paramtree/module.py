@@ -6,7 +6,7 @@ A `Module` wraps `call(scope, *inputs)`. To *init* is to run it while it says wh
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, cast
 
@@ -19,7 +19,8 @@ from paramtree import display
 from paramtree.draw import NEEDS_VALUES, ParamSpec, check_random_key, choose, draw, materialize, parse_init
 from paramtree.errors import MismatchError, ParamTreeError, TieError
 from paramtree.names import check_key, join, nest, untyped_jax
-from paramtree.scope import Applying, Declaring, Keys, Scope, call_layer
+from paramtree.run import Applying, Declaring
+from paramtree.scope import Keys, Scope, call_layer
 from paramtree.tree import update
 
 Call = Callable[..., Any]
@@ -38,7 +39,7 @@ class Module:
         name: its key, in place of the automatic one.
         shares: a module whose parameters this one shares.
         layers: the (key, module) pairs of a container, for `[i]`, `len` and printing.
-        describe: gives the printed form from the module's own parameters, or from None.
+        describe: gives the printed form, without layers, from the module's own parameters, or from None.
 
     Attributes:
         init: `init(key, *inputs, init=None) -> params`.
@@ -162,7 +163,7 @@ def outline(
     """
     if not net.layers:
         return text(net, path)
-    lines = [f"{net.title}("]
+    lines = [f"{describe(net).removesuffix('()')}("]
     for number, (key, layer) in enumerate(net.layers):
         below = join(path, key)
         inner = outline(layer, below, text, label).replace("\n", "\n  ")
@@ -171,7 +172,7 @@ def outline(
 
 
 def describe(net: Module, own: Any = None) -> str:
-    """Print a module without layers, from its own parameters where they are given."""
+    """Print a module, without the layers in it, from its own parameters where they are given."""
     return net.describe(own) if net.describe else f"{net.title}()"
 
 
@@ -220,6 +221,17 @@ def _specs(net: Module) -> Callable[..., Any]:
         return _find_specs(net, inputs, None, None)
 
     return specs
+
+
+def layers_of(net: Module, *inputs: Any) -> dict[str, Module]:
+    """Find the modules that a net calls for these inputs, by their places."""
+    found: dict[str, Module] = {}
+
+    def trace(*inputs: Any) -> None:
+        found.update(_declare_once(net, inputs, None, {}).layers)
+
+    untyped_jax.eval_shape(trace, *_parse_inputs(inputs))
+    return found
 
 
 def _apply(net: Module) -> Callable[..., Any]:
@@ -315,7 +327,7 @@ def _declare_once(net: Module, inputs: tuple[Any, ...], value: Any, moved: dict[
 
 
 def _draw_one(key: jax.Array, init: Any, name: str, spec: ParamSpec, fixed: bool) -> Any:
-    return draw(key, {name: ParamSpec(spec.shape, spec.dtype, choose(init, name, spec, fixed))})[name]
+    return draw(key, {name: replace(spec, init=choose(init, name, spec, fixed))})[name]
 
 
 def _is_concrete(value: object) -> bool:

@@ -265,6 +265,21 @@ def places_of(root: Any) -> list[str]:
     return [*structure.names, *sorted(blocks)]
 
 
+def follow(structure: Structure, name: str) -> tuple[str, bool]:
+    """Give the place that a parameter or block lives at, and whether it is seen transposed from here.
+
+    >>> follow(structure_of({"a": {"w": 1}, "c": Alias("a")}), "c/w")
+    ('a/w', False)
+    """
+    keys = name.split(SEPARATOR)
+    for end in range(1, len(keys) + 1):
+        alias = structure.leafless.get(SEPARATOR.join(keys[:end]))
+        if isinstance(alias, Alias):
+            source, transposed = follow(structure, join(alias.target, *keys[end:]))
+            return source, transposed != alias.transpose
+    return name, False
+
+
 @lru_cache(maxsize=64)
 def tied_names(structure: Structure) -> dict[str, str]:
     """Map every name that exists only through an alias to the name where its parameter lives.

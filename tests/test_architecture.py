@@ -20,11 +20,13 @@ LAYERS = [
     ["nodes"],
     ["select"],
     ["tree"],
-    ["ties", "init"],
+    ["ties", "stack", "init"],
     ["draw"],
+    ["run"],
     ["scope"],
     ["module"],
-    ["wrap", "bind", "nn"],
+    ["wrap", "positions", "nn"],
+    ["bind"],
     ["checkpoint"],
     ["__init__"],
     ["tour"],
@@ -157,7 +159,8 @@ def test_public_names_exist_once_and_are_all_there():
     assert len(pt.__all__) == len(set(pt.__all__))
     missing = [name for name in pt.__all__ if not hasattr(pt, name)]
     assert missing == []
-    kinds = [value for value in vars(pt).values() if isinstance(value, type) or callable(value)]
+    held = {name: value for name, value in vars(pt).items() if not name.startswith("_")}
+    kinds = [value for value in held.values() if isinstance(value, type) or callable(value)]
     listed = [getattr(pt, name) for name in pt.__all__]
     assert [kind for kind in kinds if kind not in listed] == []
 

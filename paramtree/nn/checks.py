@@ -1,6 +1,7 @@
 """What layers check of their arguments at construction, and of their inputs at the call."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from numbers import Real
 from typing import Any
 
 import jax
@@ -60,7 +61,9 @@ def channel_axis(layer: str, layout: Any, rank: int) -> int:
         return -1
     if layout in ("NCHW", _FIRST[rank]):
         return 1
-    raise ParamTreeError(f"{layer} needs layout to be {_LAST[rank]!r} or {_FIRST[rank]!r}, and got {layout!r}.")
+    raise ParamTreeError(
+        f"{layer} needs layout to be {_LAST[rank]!r} or {_FIRST[rank]!r}, and got {layout!r}."
+    )
 
 
 def check_rank(scope: Scope, x: jax.Array, rank: int, axes: str) -> None:
@@ -71,6 +74,67 @@ def check_rank(scope: Scope, x: jax.Array, rank: int, axes: str) -> None:
     """
     if x.ndim != rank:
         raise MismatchError(f"{scope.called()} needs an input of {rank} axes, {axes}, and got {x.ndim}.")
+
+
+def check_number(layer: str, what: str, value: Any, holds: Callable[[float], bool], wanted: str) -> float:
+    """Give a real number for which `holds`, as `wanted` says.
+
+    Raises:
+        ParamTreeError: for anything else, naming the layer and the argument.
+    """
+    if not isinstance(value, Real) or isinstance(value, bool) or not holds(float(value)):
+        raise ParamTreeError(f"{layer} needs {what} to be a number {wanted}, and got {value!r}.")
+    return float(value)  # a NumPy number would change the dtype of what it meets
+
+
+def check_axes(layer: str, axes: Any, several: bool = True) -> tuple[int, ...]:
+    """Give the axes of an argument `axis`: an integer, or where there may be `several` a sequence of them.
+
+    >>> check_axes("LayerNorm", -1), check_axes("LayerNorm", [1, 2])
+    ((-1,), (1, 2))
+
+    Raises:
+        ParamTreeError: for anything else, or one axis twice.
+    """
+    found = (axes,) if _is_size(axes) else axes if several else None
+    if (
+        not isinstance(found, Sequence)
+        or not found
+        or not all(map(_is_size, found))
+        or len(set(found)) < len(found)
+    ):
+        wanted = "an integer, or different integers" if several else "an integer"
+        raise ParamTreeError(f"{layer} needs axis to be {wanted}, and got {axes!r}.")
+    return tuple(map(int, found))
+
+
+def find_axes(scope: Scope, x: jax.Array, axes: tuple[int, ...]) -> tuple[int, ...]:
+    """Give the axes of an input that are meant, counted from the first and in order.
+
+    Raises:
+        MismatchError: where the input has not these axes, or two of them are one.
+    """
+    for axis in axes:
+        if not -x.ndim <= axis < x.ndim:
+            raise MismatchError(
+                f"{scope.called()} needs an input with an axis {axis}, and got {x.ndim} axes."
+            )
+    found = sorted({axis % x.ndim for axis in axes})
+    if len(found) < len(axes):
+        raise MismatchError(f"{scope.called()} needs different axes, and of {x.ndim} axes {axes} are not.")
+    return tuple(found)
+
+
+def check_least_rank(scope: Scope, x: jax.Array, rank: int, axes: str) -> None:
+    """Check that an input has at least `rank` axes, which are described by `axes`.
+
+    Raises:
+        MismatchError: where it has not.
+    """
+    if x.ndim < rank:
+        raise MismatchError(
+            f"{scope.called()} needs an input of at least {rank} axes, {axes}, and got {x.ndim}."
+        )
 
 
 def _is_size(size: object) -> bool:
