@@ -5,7 +5,8 @@ The API at a glance (`import paramtree as pt`):
 - look up: `collect_params`, `names`, `get`
 - change: `update`, `map_params`, `rename`, `cast`, `reinit`
 - split: `partition`, `merge`, `mask`, `label_params`, `flatten`, `unflatten`, `stack`, `unstack`
-- tie, fix: `Alias`, `tie`, `untie`, `find_tied`, `resolve`, `Fixed`, `freeze`, `unfreeze`, `trainable`
+- tie: `Alias`, `tie`, `untie`, `find_tied`, `resolve`
+- fix: `Fixed`, `Frozen`, `freeze`, `unfreeze`, `trainable`
 - model: `Module`, `module`, `Scope`, `ParamSpec`, `wrap`, `bind`; layers in `nn`, initialisers in `init`
 - files: `save`, `load`
 - errors: `ParamTreeError` and those below it
@@ -32,7 +33,7 @@ from paramtree.errors import (
     UnknownNameError,
 )
 from paramtree.module import Module, module
-from paramtree.nodes import Alias, Fixed, Node, resolve
+from paramtree.nodes import Alias, Fixed, Frozen, Node, resolve
 from paramtree.scope import Scope
 from paramtree.stack import stack, unstack
 from paramtree.ties import find_tied, freeze, tie, trainable, unfreeze, untie
@@ -65,7 +66,8 @@ __all__ = [
     "update", "map_params", "rename", "cast", "reinit",
     "partition", "merge", "mask", "label_params", "flatten", "unflatten",
     "stack", "unstack",
-    "Node", "Alias", "tie", "untie", "find_tied", "resolve", "Fixed", "freeze", "unfreeze", "trainable",
+    "Node", "Alias", "tie", "untie", "find_tied", "resolve",
+    "Fixed", "Frozen", "freeze", "unfreeze", "trainable",
     "Module", "module", "Scope", "ParamSpec", "wrap", "Bound", "Parameter", "bind", "nn", "init",
     "save", "load",
     "ParamTreeError", "SelectError", "NoMatchError", "RuleError", "BadNameError", "UnknownNameError",

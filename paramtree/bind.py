@@ -33,7 +33,7 @@ class _Views:
         self.plain = resolve(params)
         self.leaves = flat_leaves(self.plain)
         self.grads = None if grads is None else flat_leaves(grads)
-        self.fixed = fixed_names(self.structure)
+        self.fixed = frozenset(fixed_names(self.structure))
         _check_grads(flat_leaves(params), self.grads or {})
 
     def aliases(self) -> dict[str, Alias]:

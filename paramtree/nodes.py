@@ -146,6 +146,12 @@ class Fixed(Node):
         return self.value.size
 
 
+@partial(jax.tree_util.register_dataclass, data_fields=("value",), meta_fields=())
+@dataclass(frozen=True, eq=False)
+class Frozen(Fixed):
+    """Hold a parameter that is not trained for now; `unfreeze` takes it out again."""
+
+
 def _transpose(matrix: Any, name: str) -> Any:
     if isinstance(matrix, bool | str):
         return matrix  # a mask or label is the same for a transposed place

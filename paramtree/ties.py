@@ -1,6 +1,6 @@
 """Tie parameters, and fix them: the verbs that put nodes into a tree and take them out."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,6 +13,7 @@ from paramtree.names import flatten_tree, is_under, natural_name_key, nest, stru
 from paramtree.nodes import (
     Alias,
     Fixed,
+    Frozen,
     gather_aliases,
     is_transparent,
     places_of,
@@ -20,7 +21,15 @@ from paramtree.nodes import (
     spread_aliases,
     tied_names,
 )
-from paramtree.select import Select, apply_select, describe_select, freeze_select, matches
+from paramtree.select import (
+    Select,
+    Selection,
+    apply_select,
+    describe_select,
+    freeze_select,
+    matches,
+    spells_out,
+)
 from paramtree.tree import fixed_names, flat_leaves, flatten, is_array_like
 
 
@@ -146,7 +155,8 @@ def _own_leaves(params: dict[str, Any], tied: list[str]) -> dict[str, Any]:
     """Give what each tied place would hold by itself: an array, fixed where the one it shares is."""
     structure, plain = structure_of(params), flat_leaves(resolve(params))
     sources, fixed = tied_names(structure), fixed_names(structure)
-    return {name: Fixed(plain[name]) if sources.get(name) in fixed else plain[name] for name in tied}
+    kinds = {name: fixed.get(sources.get(name, "")) for name in tied}
+    return {name: kind(plain[name]) if kind else plain[name] for name, kind in kinds.items()}
 
 
 def _copied(leaf: Any) -> Any:
@@ -221,30 +231,48 @@ def freeze(params: Any, select: Select, /, *, allow_empty: bool = False) -> Any:
     belongs to one structure of the tree: make it anew after freezing.
 
     >>> freeze({"embed": {"weight": 1.0}, "head": {"weight": 2.0}}, "embed/.*")["embed"]
-    {'weight': Fixed(value=1.0)}
+    {'weight': Frozen(value=1.0)}
 
     Raises:
         NoMatchError: where the select hits nothing, unless `allow_empty`.
     """
-    return _rewrap(params, select, allow_empty, lambda held: held if isinstance(held, Fixed) else Fixed(held))
+    found = apply_select(params, select, allow_empty)
+    places = found.places
+    return _rewrap(params, found, places, lambda held: held if isinstance(held, Fixed) else Frozen(held))
 
 
 def unfreeze(params: Any, select: Select | None = None, /, *, allow_empty: bool = False) -> Any:
-    """Return the tree with the selected parameters, or all, fixed no more.
+    """Return the tree with the selected parameters, or all that `freeze` has fixed, trained again.
 
-    >>> unfreeze({"embed": {"weight": Fixed(1.0)}})
+    A constant or running statistic, which was never frozen, is only meant by a select that spells out its
+    whole name.
+
+    >>> unfreeze(freeze({"embed": {"weight": 1.0}}, ".*"))
     {'embed': {'weight': 1.0}}
 
     Raises:
-        NoMatchError: where the select hits nothing, unless `allow_empty`.
+        NoMatchError: where the select hits nothing, or nothing but constants, unless `allow_empty`.
     """
-    return _rewrap(params, select, allow_empty, lambda held: held.value if isinstance(held, Fixed) else held)
-
-
-def _rewrap(params: Any, select: Select | None, allow_empty: bool, change: Callable[[Any], Any]) -> Any:
     found = apply_select(params, select, allow_empty)
+    names, kinds = found.structure.names, fixed_names(found.structure)
+    given = None if select is None else freeze_select(select)
+    constant = [
+        at for at in found.places if kinds.get(names[at]) is Fixed and not spells_out(given, names[at])
+    ]
+    if constant and len(constant) == len(found.places) and not (allow_empty or select is None):
+        held = listing([names[at] for at in constant], 6)
+        raise NoMatchError(
+            f"unfreeze: select {describe_select(given)} hits only constants, which were never frozen: "
+            f"{held}. Spell out the whole name to mean it."
+        )
+    left = set(constant)
+    places = [at for at in found.places if at not in left]
+    return _rewrap(params, found, places, lambda held: held.value if isinstance(held, Fixed) else held)
+
+
+def _rewrap(params: Any, found: Selection, places: Sequence[int], change: Callable[[Any], Any]) -> Any:
     hit = [False] * len(found.leaves)
-    for place in found.places:
+    for place in places:
         hit[found.structure.indices[place]] = True
     held, treedef = flatten_tree(params, is_transparent)
     hits = iter(hit)

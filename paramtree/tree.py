@@ -171,16 +171,16 @@ def _chosen(structure: Structure, places: tuple[int, ...]) -> tuple[dict[str, No
 @lru_cache(maxsize=64)
 def _notes(structure: Structure, whole: bool) -> tuple[frozenset[str], Mapping[str, str]]:
     tied = {place: str(node) for place, node in structure.leafless.items() if isinstance(node, Alias)}
-    return fixed_names(structure), tied if whole else {}
+    return frozenset(fixed_names(structure)), tied if whole else {}
 
 
 @lru_cache(maxsize=64)
-def fixed_names(structure: Structure) -> frozenset[str]:
-    """Collect the names of all leaves of a structure that are held fixed."""
+def fixed_names(structure: Structure) -> Mapping[str, type[Fixed]]:
+    """Map the names of all leaves of a structure that are held fixed to the kind of what holds them."""
     held = jax.tree.leaves(index_tree(structure.treedef), is_leaf=lambda node: isinstance(node, Fixed))
-    fixed = {index for node in held if isinstance(node, Fixed) for index in jax.tree.leaves(node)}
+    kinds = {index: type(node) for node in held if isinstance(node, Fixed) for index in jax.tree.leaves(node)}
     named = zip(structure.names, structure.indices, strict=True)
-    return frozenset(name for name, index in named if index in fixed)
+    return MappingProxyType({name: kinds[index] for name, index in named if index in kinds})
 
 
 def names(params: Any, /) -> list[str]:

@@ -37,6 +37,7 @@ TREE = {
     "block": {
         "dense": {"weight": jnp.ones((2, 2), "bfloat16"), "bias": jnp.zeros(2)},
         "mean": pt.Fixed(jnp.ones(2)),
+        "table": pt.Frozen(jnp.ones(3)),
     },
     "again": pt.Alias("block"),
     "head": {"weight": pt.Alias("embed/weight", transpose=True)},
@@ -57,7 +58,7 @@ def parts(tree):
 
     def part(node):
         if isinstance(node, pt.Fixed):
-            return ("fixed", part(node.value))
+            return (type(node).__name__, part(node.value))
         if isinstance(node, jax.Array | np.ndarray):
             array = np.asarray(node)
             return (array.dtype.name, array.shape, array.tobytes())

@@ -15,6 +15,7 @@ from strategies import same_tree
 
 from paramtree.names import natural_name_key
 from paramtree.nodes import Alias, Fixed, resolve
+from paramtree.stack import stack, unstack
 from paramtree.ties import find_tied, freeze, tie, trainable, unfreeze, untie
 from paramtree.tree import (
     collect_params,
@@ -169,16 +170,43 @@ def test_mask_label_and_map_keep_the_structure(data, params):
 
 @given(st.data(), trees.params())
 def test_unfreeze_undoes_freeze(data, params):
-    params = unfreeze(params)
+    constants = collect_params(params).fixed
     select = data.draw(trees.selects(params))
     frozen = freeze(params, select)
     assert same_tree(unfreeze(frozen), params)
-    assert same_tree(unfreeze(frozen, select), params)
+    if not constants & set(collect_params(params, select)):
+        assert same_tree(unfreeze(frozen, select), params)
     assert same_tree(freeze(frozen, select), frozen)
     assert names(frozen) == names(params)
-    assert collect_params(frozen).fixed == set(collect_params(params, select))
-    left = set(names(params)) - set(collect_params(params, select))
+    assert collect_params(frozen).fixed == constants | set(collect_params(params, select))
+    left = set(names(params)) - constants - set(collect_params(params, select))
     assert set(collect_params(frozen, trainable, allow_empty=True)) == left
+
+
+def _moved_into(node, block):
+    if isinstance(node, dict):
+        return {key: _moved_into(child, block) for key, child in node.items()}
+    return Alias(f"{block}/{node.target}", node.transpose) if isinstance(node, Alias) else node
+
+
+@given(trees.params(), st.integers(1, 12), st.sampled_from(("", "net/")), st.booleans())
+def test_unstack_undoes_stack(params, count, outer, tied_outside):
+    inside = {**params, "out": Alias("outside")} if tied_outside else params
+    made = {f"block{number}": _moved_into(inside, f"{outer}block{number}") for number in range(count)}
+    if tied_outside:
+        for block in made.values():
+            block["out"] = Alias("outside")
+    tree = {"first": np.ones(2), **({"net": made} if outer else made), "outside": np.ones(3)}
+    stacked = stack(tree, rf"{outer}block\d+")
+    assert all(leaf.shape[0] == count for leaf in jax.tree.leaves(get_block(stacked, outer)))
+    again = unstack(stacked, f"{outer}block")
+    assert same_tree(again, tree)
+    assert str(again) == str(tree)  # the order of the keys too
+    assert same_tree(stack(again, rf"{outer}block\d+"), stacked)
+
+
+def get_block(tree, outer):
+    return tree["net"]["block"] if outer else tree["block"]
 
 
 @given(trees.params())

@@ -375,7 +375,7 @@ def test_a_constant_trains_once_it_is_unfrozen():
     params = net.init(KEY, X)
     grad = jax.grad(lambda p: net.apply(p, X).sum())
     assert not grad(params)["c"].value.any()
-    assert (grad(pt.unfreeze(params))["c"] == 2).all()
+    assert (grad(pt.unfreeze(params, "c"))["c"] == 2).all()
 
 
 def test_eager_init_sees_the_values_it_returns():

@@ -214,6 +214,26 @@ def test_freeze_and_unfreeze():
     assert isinstance(freeze(jax.eval_shape(net), "a/bias")["a"]["bias"].value, jax.ShapeDtypeStruct)
 
 
+def test_a_constant_is_unfrozen_only_by_its_whole_name():
+    params = freeze({"a": {"mean": Fixed(1.0), "weight": 2.0}}, ".*")
+    assert isinstance(params["a"]["mean"], Fixed)
+    assert collect_params(unfreeze(params)).fixed == {"a/mean"}
+    assert collect_params(unfreeze(params, ".*")).fixed == {"a/mean"}
+    assert collect_params(unfreeze(params, "a/mean")).fixed == {"a/weight"}
+    assert collect_params(unfreeze(params, ["a/mean", ".*weight"])).fixed == frozenset()
+    assert message(NoMatchError, unfreeze, params, ".*mean") == (
+        "unfreeze: select '.*mean' hits only constants, which were never frozen: a/mean. "
+        "Spell out the whole name to mean it."
+    )
+    assert collect_params(unfreeze(params, ".*mean", allow_empty=True)).fixed == {"a/mean", "a/weight"}
+
+
+def test_what_is_frozen_is_so_at_each_of_its_places_when_it_is_untied():
+    params = untie(freeze({"a": jnp.ones(2), "c": Fixed(jnp.ones(1)), "b": Alias("a"), "d": Alias("c")}, "a"))
+    assert collect_params(params).fixed == {"a", "b", "c", "d"}
+    assert collect_params(unfreeze(params)).fixed == {"c", "d"}
+
+
 def test_freezing_a_tied_place_says_where_it_lives():
     params = tie(net(), {"b/bias": "a/bias"})
     assert message(NoMatchError, freeze, params, "b/bias") == (

@@ -1,4 +1,4 @@
-"""Fit what a file holds into a known tree: all names of both sides are accounted for, or an error lists them."""
+"""Fit what a file holds into a known tree: every name on either side is accounted for, or is an error."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

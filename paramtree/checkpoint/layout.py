@@ -9,7 +9,7 @@ import numpy as np
 
 from paramtree.errors import BadNameError, MismatchError, ParamTreeError, raise_faults
 from paramtree.names import nest, structure_of
-from paramtree.nodes import Alias, Fixed, Node, tied_names
+from paramtree.nodes import Alias, Fixed, Frozen, Node, tied_names
 from paramtree.tree import flatten
 
 Arrays = dict[str, np.ndarray[Any, Any]]
@@ -22,7 +22,8 @@ def split_parts(params: dict[str, Any]) -> tuple[Arrays, Notes]:
     """Split a tree into its arrays by name, and notes that JSON can hold.
 
     >>> split_parts({"a": {"w": np.ones(1)}, "b": Alias("a"), "c": Fixed(np.zeros(1))})[1]
-    {'version': 1, 'ties': {'b': {'target': 'a', 'transpose': False}}, 'fixed': ['c'], 'empty': []}
+    {'version': 1, 'ties': {'b': {'target': 'a', 'transpose': False}},
+     'fixed': ['c'], 'frozen': [], 'empty': []}
 
     Raises:
         MismatchError: listing every leaf that is not an array.
@@ -34,7 +35,7 @@ def split_parts(params: dict[str, Any]) -> tuple[Arrays, Notes]:
     raise_faults(BadNameError, "save: these names cannot be written:", bad)
     tied_names(structure_of(params))  # raises here, and not when the file is loaded
     arrays: Arrays = {}
-    notes: Notes = {"version": _VERSION, "ties": {}, "fixed": [], "empty": []}
+    notes: Notes = {"version": _VERSION, "ties": {}, "fixed": [], "frozen": [], "empty": []}
     faults: list[str] = []
     for name, node in flat.items():
         if isinstance(node, Alias):
@@ -52,7 +53,7 @@ def split_parts(params: dict[str, Any]) -> tuple[Arrays, Notes]:
         except jax.errors.TracerArrayConversionError:
             faults.append(f"{name} is traced; save outside of jit")
         if isinstance(node, Fixed):
-            notes["fixed"].append(name)
+            notes["frozen" if isinstance(node, Frozen) else "fixed"].append(name)
     raise_faults(MismatchError, "save: only arrays of numbers can be saved:", faults)
     return arrays, notes
 
@@ -70,6 +71,7 @@ def join_parts(arrays: Arrays, notes: Notes) -> dict[str, Any]:
     flat: dict[str, Any] = {name: _as_jax(_native(array)) for name, array in arrays.items()}
     try:
         flat |= {name: Fixed(flat[name]) for name in notes.get("fixed", ())}
+        flat |= {name: Frozen(flat[name]) for name in notes.get("frozen", ())}
         for place, tie in notes.get("ties", {}).items():
             _put(flat, place, Alias(str(tie["target"]), bool(tie["transpose"])))
         for name in notes.get("empty", ()):
