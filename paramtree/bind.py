@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -27,8 +28,9 @@ from paramtree.tree import ParamDict, collect_params, fixed_names, flat_leaves, 
 class _Views:
     """What all parts of one bound net share: the tree, and all that is looked up in it, read once."""
 
-    def __init__(self, params: Any, grads: Any) -> None:
+    def __init__(self, net: Module, params: Any, grads: Any) -> None:
         self.params = params
+        self._repeated = list(_repeated_places(net, ""))
         self.structure = structure_of(params)
         self.plain = resolve(params)
         self.leaves = flat_leaves(self.plain)
@@ -39,9 +41,20 @@ class _Views:
     def aliases(self) -> dict[str, Alias]:
         return {name: node for name, node in self.structure.leafless.items() if isinstance(node, Alias)}
 
+    def repeated(self, path: str) -> list[str]:
+        """List the places at a path and above it that are repeated: their parameters are stacked."""
+        return [place for place in self._repeated if is_under(path, place)]
+
     def alias_at(self, name: str) -> Alias | None:
         node = self.structure.leafless.get(name)
         return node if isinstance(node, Alias) else None
+
+
+def _repeated_places(net: Module, path: str) -> Iterator[str]:
+    for key, layer in net.layers:
+        if net.repeats:
+            yield join(path, key)
+        yield from _repeated_places(layer, join(path, key))
 
 
 def _check_grads(leaves: dict[str, Any], grads: dict[str, Any]) -> None:
@@ -171,10 +184,16 @@ class Bound:
         """Apply this part to inputs.
 
         Raises:
-            ParamTreeError: for a part that was reached by key within a function module.
+            ParamTreeError: for a part that was reached by key within a function module, or is repeated.
         """
         if self._net is None:
             raise ParamTreeError(f"{self._label()} is a block of parameters, and no module is known for it.")
+        stacked = self._views.repeated(self._path)
+        if stacked:
+            raise ParamTreeError(
+                f"{self._label()} is repeated, and its parameters are stacked. "
+                f"pt.unstack(params, {stacked[0]!r}) gives those of each repetition."
+            )
         return self._net.apply(self._own(), *inputs, train=train, key=key)
 
     @property
@@ -273,7 +292,9 @@ class Bound:
         def text(net: Module, path: str) -> str:
             part = Bound(net, path, self._views)
             own = part._own()
-            return describe(net, own) if net.describe or not own else part._block_text(net.title)
+            if own and not net.describe:
+                return part._block_text(net.title)
+            return describe(net, _without_axes(own, len(self._views.repeated(path))))
 
         def label(key: str, path: str) -> str:
             home = self._views.alias_at(path)
@@ -292,6 +313,15 @@ class Bound:
 
     def _repr_html_(self) -> str:
         return display.text_html(repr(self)) + self.collect_params().to_html()
+
+
+def _without_axes(own: Any, count: int) -> Any:
+    """Give stand-ins for stacked parameters as one repetition has them."""
+    if not count:
+        return own
+    if isinstance(own, dict):
+        return {key: _without_axes(child, count) for key, child in own.items()}
+    return jax.ShapeDtypeStruct(own.shape[count:], own.dtype)
 
 
 def bind(net: Module, params: Any, /, grads: Any = None) -> Bound:
@@ -324,4 +354,4 @@ def bind(net: Module, params: Any, /, grads: Any = None) -> Bound:
     if not isinstance(net, Module) or not isinstance(params, dict):
         got = f"{type(net).__name__} and {type(params).__name__}"
         raise ParamTreeError(f"bind takes a module, then the nested dict of its params; and got {got}.")
-    return Bound(net, "", _Views(params, grads))
+    return Bound(net, "", _Views(net, params, grads))

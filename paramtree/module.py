@@ -39,6 +39,7 @@ class Module:
         name: its key, in place of the automatic one.
         shares: a module whose parameters this one shares.
         layers: the (key, module) pairs of a container, for `[i]`, `len` and printing.
+        repeats: how often a container repeats its one layer, with stacked parameters; 0 for other modules.
         describe: gives the printed form, without layers, from the module's own parameters, or from None.
 
     Attributes:
@@ -60,6 +61,7 @@ class Module:
     name: str | None = None
     shares: "Module | None" = None
     layers: tuple[tuple[str, "Module"], ...] = ()
+    repeats: int = 0
     describe: Callable[[Any], str] | None = None
     # made once per module, not bound methods made at each access: `jax.jit(net.apply)` finds its own cache
     init: Callable[..., Any] = field(init=False, repr=False)

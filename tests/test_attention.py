@@ -335,3 +335,12 @@ def test_how_it_prints():
     )
     assert bound[0].query.weight.shape == (6, 8)
     assert message(pt.ParamTreeError, lambda: layer[0]) == "MultiHeadAttention has no layers to index."
+
+
+def test_initialisers_of_its_weights():
+    x = numbers(0, N, T, WIDTH)
+    params = nn.MultiHeadAttention(HEADS, weight_init=init.Ones(), out_init=init.Zeros()).init(KEY, x)
+    assert [float(params[key]["weight"].mean()) for key in ("query", "key", "value", "out")] == [1, 1, 1, 0]
+    params = nn.MultiHeadAttention(HEADS, weight_init=init.Ones()).init(KEY, x)
+    assert (params["out"]["weight"] == 1).all()
+    assert not params["out"]["bias"].any()

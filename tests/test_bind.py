@@ -523,3 +523,38 @@ def test_html_rows():
     row = texts.index(f"{HOSTILE}/bias")
     assert texts[row : row + 4] == [f"{HOSTILE}/bias", "(2,)", "float32", "constant"]
     assert f"tied to {HOSTILE}" in texts
+
+
+# --- repeated layers ----------------------------------------------------------------------------------------
+
+
+def test_repeated_layers_print_as_one_of_them_and_say_that_they_are_stacked():
+    block = nn.Sequential(nn.LayerNorm(), nn.MultiHeadAttention(2), nn.Repeat(nn.Dense(8), 2))
+    net = nn.Sequential(nn.Repeat(block, 3), nn.LayerNorm())
+    x = jnp.ones((2, 5, 8))
+    bound = pt.bind(net, net.init(jax.random.key(0), x))
+    text = (
+        "Sequential(\n"
+        "  (0) repeat0: Repeat 3 times(\n"
+        "    (0) sequential: Sequential(\n"
+        "      (0) layernorm0: LayerNorm(8)\n"
+        "      (1) multiheadattention0: MultiHeadAttention(8 -> 8, 2 heads)\n"
+        "      (2) repeat0: Repeat 2 times(\n"
+        "        (0) dense: Dense(8 -> 8, linear)\n"
+        "      )\n"
+        "    )\n"
+        "  )\n"
+        "  (1) layernorm0: LayerNorm(8)\n"
+        ")"
+    )
+    assert repr(bound) == repr(pt.bind(net, net.specs(x))) == text
+    assert bound[0](x).shape == x.shape
+    assert bound[1](x).shape == x.shape
+    assert bound[0][0][0].gamma.shape == (3, 8)
+    for part, label in ((bound[0][0], ""), (bound[0][0][2][0], "/repeat0/dense")):
+        with pytest.raises(pt.ParamTreeError) as caught:
+            part(x)
+        assert str(caught.value) == (
+            f"repeat0/sequential{label} is repeated, and its parameters are stacked. "
+            "pt.unstack(params, 'repeat0/sequential') gives those of each repetition."
+        )

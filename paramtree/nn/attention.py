@@ -20,6 +20,8 @@ def MultiHeadAttention(
     kv_heads: int | None = None,
     causal: bool = False,
     use_bias: bool = True,
+    weight_init: Any = None,
+    out_init: Any = None,
     name: str | None = None,
     params: Module | None = None,
 ) -> Module:
@@ -43,6 +45,8 @@ def MultiHeadAttention(
             heads, if left out.
         causal: whether step t looks at the steps up to t only.
         use_bias: whether the four layers add a bias.
+        weight_init: the initialiser of the four weights; with none they get the one given to `net.init`.
+        out_init: that of the weight of `out`, where it is another.
         name: its key in the parent.
         params: a layer whose parameters this one shares.
 
@@ -79,13 +83,15 @@ def MultiHeadAttention(
         size = width // heads
 
         def project(key: str, inputs: jax.Array, count: int) -> jax.Array:
-            y = scope.call(Dense(count * size, use_bias=use_bias, name=key), inputs)
+            layer = Dense(count * size, use_bias=use_bias, weight_init=weight_init, name=key)
+            y = scope.call(layer, inputs)
             return y.reshape(*y.shape[:-1], count, size)
 
         query = project("query", x, heads)
         key, value = project("key", memory, kv_heads), project("value", memory, kv_heads)
         seen = _look(query, key, value, mask, causal)
-        return scope.call(Dense(width, use_bias=use_bias, name="out"), seen.reshape(*x.shape[:-1], width))
+        out = Dense(width, use_bias=use_bias, weight_init=out_init or weight_init, name="out")
+        return scope.call(out, seen.reshape(*x.shape[:-1], width))
 
     shared = f"{kv_heads} kv_heads" if kv_heads < heads else ""
     notes = [f"{heads} heads", shared, "causal" if causal else ""]

@@ -154,7 +154,7 @@ def Repeat(layer: Module, count: int, *, name: str | None = None) -> Module:
         return scope.repeat(layer, count, x, *inputs)
 
     text = f"Repeat {count} times"
-    return Module(call, "Repeat", name, layers=((key, layer),), describe=lambda _: text)
+    return Module(call, "Repeat", name, layers=((key, layer),), repeats=count, describe=lambda _: text)
 
 
 def remat(layer: Module, *, policy: Callable[..., Any] | None = None) -> Module:

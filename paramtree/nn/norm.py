@@ -86,7 +86,9 @@ def BatchNorm(
             # statistics are not trained, even in a tree whose leaves have all been unfrozen
             mean, variance = (beside(jax.lax.stop_gradient(state), x, axes) for state in states)
             x = x - mean
-        return _transformed(x * jax.lax.rsqrt(variance + eps), affine, dtype)
+        gamma, beta = affine
+        factor = jax.lax.rsqrt(variance + eps)  # and gamma, for one product with the input instead of two
+        return _transformed(x * (factor if gamma is None else factor * gamma), (None, beta), dtype)
 
     options = [
         *_changed(axis=(_axis_text(channel), "-1"), momentum=(momentum, 0.9), eps=(eps, 1e-5)),

@@ -1,0 +1,30 @@
+"""Timing: ways to do one job are timed in turns, so that a busy machine slows all of them alike."""
+
+import gc
+import time
+from statistics import median
+
+import jax
+
+
+def interleaved(ways, rounds, inner=1):
+    """Time each way `inner` times in each round, taking turns; give the median seconds of one call."""
+    times = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, call in ways.items():
+            start = time.perf_counter()
+            for _ in range(inner):
+                call()
+            times[name].append((time.perf_counter() - start) / inner)
+    return {name: median(each) for name, each in times.items()}
+
+
+def compile_times(ways, rounds):
+    """Time, in turns, each way to compile when nothing has been traced; give the medians in seconds."""
+    times = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, call in ways.items():
+            jax.clear_caches()
+            gc.collect()
+            times[name].append(interleaved({name: call}, 1)[name])
+    return {name: median(each) for name, each in times.items()}

@@ -1,0 +1,73 @@
+"""Jobs of training: the same networks in each library, with the same optimiser and dtype."""
+
+import sys
+from functools import partial
+from importlib import import_module
+
+import jax
+from timing import compile_times, interleaved
+
+_PEERS = ("optax", "flax", "equinox")
+
+
+def step_job(network, repeat=False):
+    """Train one step, compiled and warm: forward, backward, the optimiser, and the running statistics."""
+    ways = {name: make() for name, make in _ways(network, repeat).items()}
+    assert len({training.size for training in ways.values()}) <= 1, "these networks are not the same"
+    calls = {name: _stepping(training) for name, training in ways.items()}
+    for _, call in list(calls.items()) * 2:
+        call()  # compiles
+    return interleaved(calls, 25)
+
+
+def compile_job(network, repeat=False):
+    """Trace, lower and compile that step, with nothing in any cache."""
+    return _compiled(_ways(network, repeat), rounds=3)
+
+
+def depth_job(depth, rounds):
+    """Compile the step of a Transformer of many blocks, in a Python loop and repeated."""
+    here = _library("paramtree")
+    ways = {
+        f"{depth} blocks, a Python loop": partial(here.transformer, depth),
+        f"{depth} blocks, nn.Repeat": partial(here.transformer, depth, repeat=True),
+    }
+    return _compiled(ways if here else {}, rounds)
+
+
+def _ways(network, repeat):
+    """Give what makes the network, by the name of its row."""
+    libraries = {name: _library(name) for name in ("paramtree", "linen", "equinox")}
+    ways = {name: getattr(library, network) for name, library in libraries.items() if library}
+    if repeat and ways:
+        ways["paramtree, nn.Repeat"] = partial(ways["paramtree"], repeat=True)
+    return ways
+
+
+def _library(name):
+    try:
+        return import_module(f"with_{name}")
+    except ModuleNotFoundError as error:
+        if error.name not in _PEERS:
+            raise
+        print(f"{error.name} is not installed: the rows of {name} are left out", file=sys.stderr)
+        return None
+
+
+def _stepping(training):
+    state = training.state
+
+    def call():
+        nonlocal state
+        state, _ = jax.block_until_ready(training.step(training.batch, state))
+
+    return call
+
+
+def _compiled(ways, rounds):
+    made = {name: make() for name, make in ways.items()}
+    calls = {
+        name: lambda training=training: training.step.lower(training.batch, training.state).compile()
+        for name, training in made.items()
+    }
+    return compile_times(calls, rounds)
