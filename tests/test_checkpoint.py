@@ -372,8 +372,7 @@ def test_trees_that_are_not_of_dicts(form, tree, tmp_path):
 def test_an_unknown_suffix(name, tmp_path):
     for call in (lambda: pt.save({}, tmp_path / name), lambda: pt.load(tmp_path / name)):
         assert message(pt.ParamTreeError, call) == (
-            f"'{tmp_path / name}' is of no known format. End its name in "
-            ".safetensors or .npz or .params."
+            f"'{tmp_path / name}' is of no known format. End its name in .safetensors or .npz or .params."
         )
 
 

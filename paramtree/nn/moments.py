@@ -1,6 +1,7 @@
 """Means and variances, and how norm layers take them."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -42,8 +43,15 @@ def moments(x: jax.Array, mean_of: Mean) -> tuple[jax.Array, jax.Array, jax.Arra
     return x, first + rest, mean_of(jnp.square(x))
 
 
-def standardized(x: jax.Array, mean_of: Mean, eps: float) -> jax.Array:
-    """Give `(x - mean) / sqrt(variance + eps)`."""
+# A function of its own to JAX, so that its gradient is summed up before that of a skip connection is added.
+# Summed the other way round, XLA on CPUs computes the gradient of all later layers again in each.
+@partial(jax.jit, static_argnames=("axes", "eps"))
+def standardized(
+    x: jax.Array, axes: tuple[int, ...], eps: float, share: jax.Array | None = None
+) -> jax.Array:
+    """Give `(x - mean) / sqrt(variance + eps)`, over axes; or given shares, over groups along the axis."""
+    mean = partial(jnp.mean, axis=axes, keepdims=True)
+    mean_of = mean if share is None else partial(group_mean, *axes, share)
     centred, _, variance = moments(x, mean_of)
     return centred * jax.lax.rsqrt(variance + eps)
 

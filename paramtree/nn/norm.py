@@ -16,7 +16,7 @@ from paramtree.errors import MismatchError, ParamTreeError
 from paramtree.init import Ones, Zeros
 from paramtree.module import Module
 from paramtree.nn.checks import check_axes, check_least_rank, check_number, check_size, find_axes
-from paramtree.nn.moments import beside, group_mean, moments, moved, standardized, widen
+from paramtree.nn.moments import beside, moments, moved, standardized, widen
 from paramtree.scope import Scope
 
 _ONES = Ones()
@@ -136,7 +136,7 @@ def LayerNorm(
         x, dtype = widen(scope, x)
         axes = find_axes(scope, x, named)
         affine = _affine(scope, x, axes, scale, center)
-        return _transformed(standardized(x, partial(jnp.mean, axis=axes, keepdims=True), eps), affine, dtype)
+        return _transformed(standardized(x, axes, eps), affine, dtype)
 
     options = [*_changed(axis=(_axis_text(named), "-1"), eps=(eps, 1e-5)), *_left_out(scale, center)]
     return Module(call, "LayerNorm", name, params, describe=partial(_text, "LayerNorm", options))
@@ -237,7 +237,7 @@ def GroupNorm(
         number = jnp.arange(channels) * groups // channels  # the group of each channel
         affine = _affine(scope, x, axes, scale, center, number if per_group else None, groups)
         share = jax.nn.one_hot(number, groups, dtype=x.dtype)
-        return _transformed(standardized(x, partial(group_mean, axes[0], share), eps), affine, dtype)
+        return _transformed(standardized(x, axes, eps, share), affine, dtype)
 
     options = [
         f"{groups} groups",
@@ -297,8 +297,7 @@ def InstanceNorm(
         axes = find_axes(scope, x, (channel,))
         affine = _affine(scope, x, axes, scale, center)
         spatial = tuple(axis for axis in range(1, x.ndim) if axis not in axes)
-        mean_of = partial(jnp.mean, axis=spatial, keepdims=True)
-        return _transformed(standardized(x, mean_of, eps), affine, dtype)
+        return _transformed(standardized(x, spatial, eps), affine, dtype)
 
     options = [*_changed(eps=(eps, 1e-5), layout=(layout, "NHWC")), *_left_out(scale, center)]
     return Module(call, "InstanceNorm", name, params, describe=partial(_text, "InstanceNorm", options))

@@ -33,12 +33,13 @@ def main():
     parser.add_argument("job", nargs="?", default="", help="a part of the names of the jobs to run")
     parser.add_argument("--json", type=Path, help="a file to write the figures to")
     arguments = parser.parse_args()
-    found = {name: job() for name, job in JOBS.items() if arguments.job in name}
-    for name, rows in found.items():
-        yardstick = next(iter(rows.values()), None)
-        print(f"\n{name}")
-        for way, seconds in rows.items():
-            print(f"  {way:42} {seconds * 1e3:10.4f} ms  {seconds / yardstick:7.3f}x")
+    found = {}
+    for name in (name for name in JOBS if arguments.job in name):
+        print(f"\n{name}", flush=True)
+        found[name] = JOBS[name]()
+        yardstick = next(iter(found[name].values()), None)
+        for way, seconds in found[name].items():
+            print(f"  {way:42} {seconds * 1e3:10.4f} ms  {seconds / yardstick:7.3f}x", flush=True)
     if arguments.json:
         arguments.json.write_text(json.dumps(found, indent=1))
 
