@@ -231,7 +231,7 @@ class Bound:
         Raises:
             ParamTreeError: for a part of a net, another style, or where two parameters would get one name.
         """
-        if self._net is None or self._path:
+        if self._net is None or self._path or self._cut:
             raise ParamTreeError(f"{self._label()} is a part; bind the net that its file is of.")
         layers = layers_of(self._net, *inputs) if inputs else {}
         return positional_names(self._net, self._views.params, layers, style)

@@ -456,8 +456,9 @@ def _check_all_used(init: Load, names: Sequence[str]) -> None:
 def reinit(key: jax.Array, params: Any, rules: Rules, /) -> Any:
     """Return the tree with some parameters drawn anew by rules, select -> initialiser; the rest stays.
 
-    A constant or running statistic is drawn anew only by a rule that spells out its whole name. Parameters
-    stacked by `nn.Repeat` are arrays like any others here: `unstack` them first, for fans of one repetition.
+    What is fixed, a constant, a running statistic or a frozen parameter, is drawn anew only by a rule that
+    spells out its whole name. Parameters stacked by `nn.Repeat` are arrays like any others here: `unstack`
+    them first, for fans of one repetition.
 
     >>> params = {"dense0": {"weight": jnp.zeros((2, 3)), "bias": jnp.zeros(2)}}
     >>> from paramtree.init import Constant

@@ -40,6 +40,7 @@ class Module:
         shares: a module whose parameters this one shares.
         layers: the (key, module) pairs of a container, for `[i]`, `len` and printing.
         repeats: how often a container repeats its one layer, with stacked parameters; 0 for other modules.
+        chained: whether the layers are called one after the other, so that a slice of them is a net.
         describe: gives the printed form, without layers, from the module's own parameters, or from None.
 
     Attributes:
@@ -62,6 +63,7 @@ class Module:
     shares: "Module | None" = None
     layers: tuple[tuple[str, "Module"], ...] = ()
     repeats: int = 0
+    chained: bool = False
     describe: Callable[[Any], str] | None = None
     # made once per module, not bound methods made at each access: `jax.jit(net.apply)` finds its own cache
     init: Callable[..., Any] = field(init=False, repr=False)
@@ -106,6 +108,8 @@ class Module:
         if not self.layers:
             raise ParamTreeError(f"{self.title} has no layers to index.")
         if isinstance(index, slice):
+            if not self.chained:
+                raise ParamTreeError(f"{self.title} is no chain of layers, so a part of it is no net.")
             return chain(self.layers[index], self.title)
         try:
             return self.layers[index][1]
@@ -146,7 +150,7 @@ def chain(layers: Sequence[tuple[str, Module]], title: str = "Sequential", name:
             inputs = (scope.call(layer, *inputs, name=key),)
         return inputs[0] if len(inputs) == 1 else inputs
 
-    return Module(call, title, name, layers=tuple(layers))
+    return Module(call, title, name, layers=tuple(layers), chained=True)
 
 
 def outline(

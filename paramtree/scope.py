@@ -175,7 +175,7 @@ class Scope:
         old = self._states[name]
         raise_faults(MismatchError, "scope.update: this value does not fit:", value_faults(place, old, value))
         # as strong as what it replaces, so that a scan may carry it
-        self._run.write(place, jax.lax.convert_element_type(value, old.dtype))
+        self._run.write(place, jax.lax.stop_gradient(jax.lax.convert_element_type(value, old.dtype)))
 
     def call(self, module: Layer, *inputs: Any, name: str | None = None) -> Any:
         """Call another module, under an automatic key, its own name, or the name given here.
@@ -232,7 +232,8 @@ class Scope:
         """Call `function(scope, *inputs)` so that the backward pass computes its inside again.
 
         Args:
-            function: a function of a scope, such as `layer.call`.
+            function: a function of this scope, which asks it for parameters and calls layers through it. To
+                call one layer so, there is `scope.call(nn.remat(layer), ...)`.
             *inputs: its inputs.
             policy: what is kept nevertheless, one of `jax.checkpoint_policies`.
         """

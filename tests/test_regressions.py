@@ -316,3 +316,51 @@ def test_random_nets_survive_all_that_is_done_to_ties(seed):
     back = pt.rename(there, {"(.*)v": r"\1w"})
     assert jax.tree.structure(back) == jax.tree.structure(params)
     assert repr(pt.bind(net, params))
+
+
+# --- found by a review of the layers ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "net", [nn.Parallel(nn.Dense(4), nn.Dense(4)), nn.Residual(nn.Dense(4)), nn.Repeat(nn.Dense(4), 3)]
+)
+def test_only_a_chain_of_layers_can_be_sliced(net):
+    with pytest.raises(pt.ParamTreeError) as e:
+        net[:]
+    assert str(e.value) == f"{net.title} is no chain of layers, so a part of it is no net."
+
+
+def test_a_slice_has_no_positional_names():
+    net = nn.Sequential(nn.Dense(4), nn.Dense(4), nn.Dense(4))
+    with pytest.raises(pt.ParamTreeError, match="is a part; bind the net"):
+        pt.bind(net, net.specs("b, 4"))[1:].positional_names()
+
+
+def test_a_layer_and_its_remat_are_one_set_of_parameters():
+    layer = nn.Dense(4)
+    for others in ([layer], [nn.Dense(4, params=layer)], [nn.remat(layer)]):
+        net = nn.Sequential(nn.remat(layer), *others)
+        params = net.init(jax.random.key(0), jnp.ones((2, 4)))
+        assert len(pt.names(params)) == 2
+        assert net.apply(params, jnp.ones((2, 4))).shape == (2, 4)
+
+
+def test_loading_puts_no_buffer_into_two_leaves(tmp_path):
+    pt.save({"a": {"w": jnp.ones(3)}, "b": pt.Alias("a")}, tmp_path / "t.npz")
+    found = pt.load(tmp_path / "t.npz", like={"a": {"w": jnp.zeros(3)}, "b": {"w": jnp.zeros(3)}})
+    assert pt.find_tied(found) == {}
+    jax.jit(lambda tree: jax.tree.map(jnp.sin, tree), donate_argnums=0)(found)
+
+
+def test_an_updated_statistic_has_no_gradient_in_its_second_use():
+    @pt.module
+    def Center(scope, x):
+        mean = scope.state("mean", (x.shape[-1],), init.Zeros())
+        if scope.train:
+            scope.update("mean", 0.9 * mean + 0.1 * x.mean(0))
+        return x - mean[None]
+
+    net, x = nn.Sequential(Center, Center), jnp.arange(12.0).reshape(6, 2)
+    params = net.init(jax.random.key(0), x)
+    grad = jax.grad(lambda x: net.apply(params, x, train=True)[0, 0])(x)
+    assert (np.asarray(grad) == np.eye(6, 2) * np.eye(6, 2)[0]).all()

@@ -58,8 +58,8 @@ def load(
     Args:
         file: its path.
         like: params or specs to fill: the tree that comes back is like this one, ties and constants included,
-            and the file must hold all of it and nothing else. A tied parameter may have any of its names in
-            the file, or several with one value.
+            and the file must hold all of it and nothing else, but for names that it ties to others. A tied
+            parameter may have any of its names in the file, or several with one value.
         rename: with `like`, names in the file -> names in the tree: `pt.bind(net, like).positional_names()`
             for a file of Gluon.
 
@@ -75,6 +75,8 @@ def load(
     tree = join_parts(*form.read(path))
     if like is None and rename is not None:
         raise ParamTreeError("load: rename= goes with like=, the tree to fill. pt.rename changes any tree.")
+    if not isinstance(rename or {}, Mapping):
+        raise ParamTreeError(f"load: rename= is a dict {{name in the file: name}}, and not {rename!r}.")
     return tree if like is None else fit(tree, like, rename or {})
 
 

@@ -35,13 +35,14 @@ def fit(tree: dict[str, Any], like: Any, rename: Mapping[str, str]) -> Any:
     missing = [name for name in structure.names if name not in offers]
     faults = _cut([f"{name} is missing.{_near(name, left, at)}" for at, name in enumerate(missing)])
     faults += _cut([f"{name} is left over.{_near(name, missing, at)}" for at, name in enumerate(left)])
+    used: dict[int, Any] = {}
     for name, index in zip(structure.names, structure.indices, strict=True):
         for other, value in offers.get(name, ()):
             fitting = value_faults(name, leaves[index], value)
             if not fitting and not _same_bits(value, offers[name][0][1]):
                 fitting = [f"{name} is both {offers[name][0][0]} and {other}, and they differ"]
             faults += fitting
-        leaves[index] = offers[name][0][1] if name in offers else leaves[index]
+        leaves[index] = _own(offers[name][0][1], used) if name in offers else leaves[index]
     raise_faults(MismatchError, "load: the file does not fit the tree:", faults)
     return structure.treedef.unflatten(leaves)
 
@@ -57,6 +58,14 @@ def _offers(tree: Any, structure: Structure, rename: Mapping[str, str]) -> tuple
         elif name in stored:  # a name that the file itself ties to another is one more, not all there is
             left.append(name)
     return offers, left
+
+
+def _own(value: Any, used: dict[int, Any]) -> Any:
+    """Give an array that no other leaf has: two of one buffer cannot be donated."""
+    if id(value) in used:
+        return value.copy()
+    used[id(value)] = value
+    return value
 
 
 def _near(name: str, others: Sequence[str], at: int) -> str:

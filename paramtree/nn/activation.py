@@ -25,7 +25,7 @@ _FUNCTIONS: dict[str, Function] = {
     "leaky_relu": jax.nn.leaky_relu,
     "elu": jax.nn.elu,
     "selu": jax.nn.selu,
-    "gelu": jax.nn.gelu,
+    "gelu": jax.nn.gelu,  # the tanh form, as everywhere in JAX
     "silu": jax.nn.silu,
     "swish": jax.nn.silu,
     "log_softmax": jax.nn.log_softmax,

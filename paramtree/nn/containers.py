@@ -161,7 +161,7 @@ def remat(layer: Module, *, policy: Callable[..., Any] | None = None) -> Module:
     """Make the same layer, with the same parameters, which keeps less for the backward pass.
 
     What it computes inside is computed again there. In a `Repeat`, `Repeat(remat(block), n)` keeps the inputs
-    of the blocks alone. It is another layer than the one given: do not use both in one net.
+    of the blocks alone. Where both are used in a net, they share their parameters.
 
     Args:
         layer: the layer.
@@ -181,7 +181,7 @@ def remat(layer: Module, *, policy: Callable[..., Any] | None = None) -> Module:
     def call(scope: Scope, *inputs: Any) -> Any:
         return scope.remat(lambda scope, *inputs: call_layer(layer, scope, inputs), *inputs, policy=policy)
 
-    return replace(layer, call=call)
+    return replace(layer, call=call, shares=layer)
 
 
 def _check_layers(kind: str, layers: Sequence[Any]) -> Sequence[Module]:
