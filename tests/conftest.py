@@ -18,4 +18,4 @@ else:
     settings.load_profile("paramtree")
 
 # helpers that tests import, and programs: they hold no tests, and may need what is not installed
-collect_ignore = ["strategies.py", "golden_nets.py", "layer_table.py", "benchmarks"]
+collect_ignore = ["strategies.py", "sameness.py", "golden_nets.py", "layer_table.py", "benchmarks"]

@@ -1,6 +1,5 @@
-"""Trees to test on, drawn by hypothesis, and the one way in which tests compare trees."""
+"""Trees to test on, drawn by hypothesis."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from hypothesis import strategies as st
@@ -15,24 +14,6 @@ KEYS = (
 )  # fmt: skip
 SHAPES = ((), (1,), (2,), (2, 3), (3, 2), (0,), (2, 0))
 DTYPES = (np.float32, np.int32, jnp.bfloat16, np.bool_, np.float64)
-
-
-def same_leaf(a, b):
-    if hasattr(a, "dtype") != hasattr(b, "dtype"):
-        return False
-    if not hasattr(a, "dtype"):
-        return a == b and type(a) is type(b)
-    if a.dtype != b.dtype or a.shape != b.shape:
-        return False
-    if isinstance(a, jax.ShapeDtypeStruct) or isinstance(b, jax.ShapeDtypeStruct):
-        return type(a) is type(b)
-    return np.asarray(a).tobytes() == np.asarray(b).tobytes()
-
-
-def same_tree(a, b):
-    """Tell whether two trees have one structure, and leaves that are equal bit for bit, dtypes included."""
-    (a_leaves, a_def), (b_leaves, b_def) = jax.tree.flatten(a), jax.tree.flatten(b)
-    return a_def == b_def and all(map(same_leaf, a_leaves, b_leaves))
 
 
 @st.composite

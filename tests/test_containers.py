@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.ad_checkpoint import print_saved_residuals
-from strategies import same_tree
+from sameness import same_tree
 
 import paramtree as pt
 from paramtree import init, nn

@@ -11,7 +11,7 @@ pytest.importorskip("hypothesis")
 import strategies as trees
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import same_tree
+from sameness import same_leaf, same_tree
 
 from paramtree.names import natural_name_key
 from paramtree.nodes import Alias, Fixed, resolve
@@ -61,10 +61,10 @@ def test_collect_gives_what_update_put_in(data, params):
     flat = collect_params(params)
     values = {name: np.full(flat[name].shape, 7).astype(flat[name].dtype) for name in chosen}
     updated = update(params, values)
-    assert all(trees.same_leaf(get(updated, name), values[name]) for name in chosen)
+    assert all(same_leaf(get(updated, name), values[name]) for name in chosen)
     back = collect_params(updated, [re.escape(name) for name in chosen])
     assert set(back) == set(chosen)
-    assert all(trees.same_leaf(back[name], values[name]) for name in chosen)
+    assert all(same_leaf(back[name], values[name]) for name in chosen)
     others = [name for name in names(params) if name not in chosen]
     assert all(get(updated, name) is flat[name] for name in others)
 
@@ -79,7 +79,7 @@ def test_resolve_is_done_once(params):
 @given(trees.params())
 def test_get_is_what_resolve_shows(params):
     flat = collect_params(resolve(params))
-    assert all(trees.same_leaf(get(params, name), leaf) for name, leaf in flat.items())
+    assert all(same_leaf(get(params, name), leaf) for name, leaf in flat.items())
 
 
 def _without_transposes(params):

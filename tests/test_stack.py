@@ -8,7 +8,7 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from strategies import same_tree
+from sameness import same_tree
 
 import paramtree as pt
 from paramtree import nn
