@@ -65,6 +65,15 @@ def is_under(name: str, block: str) -> bool:
     return not block or name == block or name.startswith(block + SEPARATOR)
 
 
+def blocks_above(name: str) -> list[str]:
+    """List the blocks that a name lies in, the outermost first.
+
+    >>> blocks_above("encoder/layer2/weight")
+    ['encoder', 'encoder/layer2']
+    """
+    return [name[:end] for end, char in enumerate(name) if char == SEPARATOR]
+
+
 @lru_cache(maxsize=65_536)
 def natural_key(key: str) -> tuple[Any, ...]:
     """Give the sort key that puts `layer2` before `layer10`, and `weight` before its bias.

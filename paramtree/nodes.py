@@ -32,6 +32,7 @@ from paramtree.errors import TieError, did_you_mean
 from paramtree.names import (
     SEPARATOR,
     Structure,
+    blocks_above,
     children,
     index_tree,
     is_dict,
@@ -267,7 +268,7 @@ def places_of(root: Any) -> list[str]:
     ['a/w', 'a']
     """
     structure = structure_of(root)
-    blocks = {name[:end] for name in structure.names for end, char in enumerate(name) if char == SEPARATOR}
+    blocks = {block for name in structure.names for block in blocks_above(name)}
     return [*structure.names, *sorted(blocks)]
 
 
@@ -359,7 +360,7 @@ def gather_aliases(tree: dict[str, Any], places: set[str], blocks: set[str] | No
         target = _common_target(node)
         if not name or not inside or target is None or not all(_may_gather(join(name, key)) for key in node):
             return node
-        other = _block_at(tree, target)
+        other = block_at(tree, target)
         if other is None or set(other) != set(node):
             return node
         gathered.add(name)
@@ -381,7 +382,8 @@ def _common_target(block: dict[str, Any]) -> str | None:
     return targets.pop() if len(targets) == 1 else None
 
 
-def _block_at(tree: Any, name: str) -> dict[str, Any] | None:
+def block_at(tree: Any, name: str) -> dict[str, Any] | None:
+    """Give the dict at a place of nested dicts; None where there is none, as with arrays, lists and nodes."""
     for key in name.split(SEPARATOR):
         if not is_dict(tree) or key not in tree:
             return None

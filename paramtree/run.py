@@ -27,8 +27,8 @@ from paramtree.errors import (
     raise_faults,
 )
 from paramtree.init import Initializer
-from paramtree.names import SEPARATOR, is_under, join, nest, structure_of, untyped_jax
-from paramtree.nodes import Alias, Fixed, follow, resolve, tied_names
+from paramtree.names import SEPARATOR, blocks_above, is_under, join, nest, structure_of, untyped_jax
+from paramtree.nodes import Alias, Fixed, block_at, follow, resolve, tied_names
 from paramtree.tree import flat_leaves, is_array
 
 Layer = Any  # a Module, which stands above this file
@@ -241,7 +241,7 @@ class Declaring(Run):
 
     def _declare(self, name: str, value: Any) -> None:
         self.declared[name] = value
-        self._blocks |= {name[:end] for end, char in enumerate(name) if char == SEPARATOR}
+        self._blocks.update(blocks_above(name))
 
 
 class Applying(Run):
@@ -344,7 +344,7 @@ class Applying(Run):
         stacked: dict[str, Any] = {}
         shared: dict[str, Any] = {}
         faults: list[str] = []
-        found = _block_of(self._params, block.place)
+        found = block_at(self._params, block.place)
         for name, leaf in flat_leaves(found).items() if found else ():
             place = join(block.place, name)
             source = follow(self._structure, place)[0]
@@ -379,12 +379,6 @@ class Applying(Run):
                 raise UnknownNameError(_missing_text(self._params, name, scope))
             node = node[key]
         return node
-
-
-def _block_of(params: Any, place: str) -> Any:
-    for key in place.split(SEPARATOR):
-        params = params.get(key) if isinstance(params, dict) else None
-    return params
 
 
 def _with_block(params: Any, place: str, block: dict[str, Any]) -> dict[str, Any]:

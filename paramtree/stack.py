@@ -20,8 +20,17 @@ from paramtree.errors import (
     listing,
     raise_faults,
 )
-from paramtree.names import SEPARATOR, is_dict, is_under, join, natural_name_key, structure_of, untyped_jax
-from paramtree.nodes import Alias, follow, tied_names
+from paramtree.names import (
+    SEPARATOR,
+    blocks_above,
+    is_dict,
+    is_under,
+    join,
+    natural_name_key,
+    structure_of,
+    untyped_jax,
+)
+from paramtree.nodes import Alias, block_at, follow, tied_names
 from paramtree.select import Select, describe_select, freeze_select, matches
 from paramtree.tree import flat_leaves, is_array, is_array_like
 
@@ -50,7 +59,7 @@ def unstack(params: dict[str, Any], select: Select, /) -> dict[str, Any]:
         if place[-1].isdigit():
             raise BadNameError(f"unstack: a number behind {place!r} would not be told from it; pt.rename it.")
         _check_not_tied(params, [place], "unstack")
-        block = _block_at(params, place)
+        block = block_at(params, place)
         leaves, treedef = untyped_jax.tree.flatten(block)
         count = _leading_size(block, place)
         rows = [_rows(leaf, count) for leaf in leaves]
@@ -96,7 +105,7 @@ def stack(params: dict[str, Any], select: Select, /) -> dict[str, Any]:
                 f"stack: {listing(places, 4)} are not numbered from 0 on; {missing[0]} is missing."
             )
         _check_not_tied(params, wanted, "stack")
-        blocks = {place: _retied(_block_at(params, place), place, stem) for place in wanted}
+        blocks = {place: _retied(block_at(params, place), place, stem) for place in wanted}
         for place in wanted[1:]:
             params = _exchange(params, place, {})
         params = _exchange(params, wanted[0], {stem: _stacked(blocks)})
@@ -107,10 +116,10 @@ def _hit_blocks(params: Any, select: Select, verb: str) -> list[str]:
     chosen = freeze_select(select)
     structure = structure_of(params)
     tied_names(structure)  # which checks that every tie leads somewhere
-    places = [f"{name}{SEPARATOR}" for name in (*structure.names, *structure.leafless)]
-    ends = {name[:end] for name in places for end, char in enumerate(name) if char == SEPARATOR}
-    blocks = sorted((place for place in ends if _block_at(params, place) is not None), key=natural_name_key)
-    hit = [place for place in blocks if matches(chosen, place, _block_at(params, place))]
+    leafless = structure.leafless  # among them the empty blocks
+    places = {*leafless, *(block for name in (*structure.names, *leafless) for block in blocks_above(name))}
+    blocks = sorted((place for place in places if block_at(params, place) is not None), key=natural_name_key)
+    hit = [place for place in blocks if matches(chosen, place, block_at(params, place))]
     if not hit:
         near = did_you_mean(select, blocks) if isinstance(select, str) else ""
         found = f" The blocks are {listing(blocks, 6)}." if blocks else " There are no blocks."
@@ -124,13 +133,6 @@ def _hit_blocks(params: Any, select: Select, verb: str) -> list[str]:
                 f"{verb}: {inside[0]!r} lies in {place!r}; {verb} one of them after the other."
             )
     return hit
-
-
-def _block_at(params: Any, place: str) -> Any:
-    """Give the dict at a place; None where there is none, as with lists and nodes."""
-    for key in place.split(SEPARATOR):
-        params = params.get(key) if is_dict(params) else None
-    return params if is_dict(params) else None
 
 
 def _check_not_tied(params: Any, places: Sequence[str], verb: str) -> None:
