@@ -8,7 +8,8 @@ The API at a glance (`import paramtree as pt`):
 - tie: `Alias`, `tie`, `untie`, `find_tied`, `resolve`
 - fix: `Fixed`, `Frozen`, `freeze`, `unfreeze`, `trainable`
 - model: `Module`, `module`, `Scope`, `ParamSpec`, `wrap`, `bind`; layers in `nn`, initialisers in `init`
-- files: `save`, `load`
+- files: `save`, `load`, `plan_load`, `LoadPlan`; other programs' names: `renaming`
+- compare: `diff`, `Diff`
 - errors: `ParamTreeError` and those below it
 
 A *name* is a leaf's path, its keys joined with `/`. A *select* says which parameters: a regular expression of
@@ -56,8 +57,9 @@ from paramtree.tree import (
 from paramtree.wrap import wrap
 
 if _typing.TYPE_CHECKING:
-    from paramtree import nn
-    from paramtree.checkpoint import load, save
+    from paramtree import nn, renaming
+    from paramtree.checkpoint import LoadPlan, load, plan_load, save
+    from paramtree.compare import Diff, diff
 
 __version__ = "0.1.0"
 
@@ -69,12 +71,21 @@ __all__ = [
     "Node", "Alias", "tie", "untie", "find_tied", "resolve",
     "Fixed", "Frozen", "freeze", "unfreeze", "trainable",
     "Module", "module", "Scope", "ParamSpec", "wrap", "Bound", "Parameter", "bind", "nn", "init",
-    "save", "load",
+    "save", "load", "plan_load", "LoadPlan", "renaming", "diff", "Diff",
     "ParamTreeError", "SelectError", "NoMatchError", "RuleError", "BadNameError", "UnknownNameError",
     "MismatchError", "TieError",
 ]  # fmt: skip
 
-_AT_FIRST_USE = {"nn": "paramtree.nn", "load": "paramtree.checkpoint", "save": "paramtree.checkpoint"}
+_AT_FIRST_USE = {
+    "nn": "paramtree.nn",
+    "renaming": "paramtree.renaming",
+    "load": "paramtree.checkpoint",
+    "save": "paramtree.checkpoint",
+    "plan_load": "paramtree.checkpoint",
+    "LoadPlan": "paramtree.checkpoint",
+    "diff": "paramtree.compare",
+    "Diff": "paramtree.compare",
+}
 
 
 def __getattr__(name: str) -> _typing.Any:
@@ -82,7 +93,8 @@ def __getattr__(name: str) -> _typing.Any:
     if name not in _AT_FIRST_USE:
         raise AttributeError(f"module 'paramtree' has no attribute {name!r}")
     home = _importlib.import_module(_AT_FIRST_USE[name])
-    globals()[name] = found = home if name == "nn" else getattr(home, name)
+    is_module = home.__name__.endswith(f".{name}") and not hasattr(home, name)
+    globals()[name] = found = home if is_module else getattr(home, name)
     return found
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from paramtree.errors import ParamTreeError
 from paramtree.module import Module
-from paramtree.names import is_dict, join, structure_of
-from paramtree.nodes import follow, resolve
+from paramtree.names import is_dict, join
+from paramtree.nodes import resolve
 
 _BY_POSITION = ("Sequential", "Parallel")  # whose layers have no names there
 _GATED = re.compile(r"([lr])(\d+)_(i2h|h2h)_(weight|bias)")  # what recurrent layers hold
@@ -53,14 +53,10 @@ def positional_names(
     """
     if style not in _KEYS:
         raise ParamTreeError(f"positional names are of style 'gluon' or 'torch', and not {style!r}.")
-    structure, plain = structure_of(params), resolve(params)
     found: dict[str, str] = {}
-    for theirs, ours in _walk(net, plain, "", "", layers, _KEYS[style]):
-        source, transposed = follow(structure, ours)
-        if transposed:
-            continue  # what such a file holds there would have to be transposed
-        if found.setdefault(theirs, source) != source:
-            raise ParamTreeError(f"{found[theirs]} and {source} would both be {theirs!r}; rename a layer.")
+    for theirs, ours in _walk(net, resolve(params), "", "", layers, _KEYS[style]):
+        if found.setdefault(theirs, ours) != ours:
+            raise ParamTreeError(f"{found[theirs]} and {ours} would both be {theirs!r}; rename a layer.")
     return found
 
 

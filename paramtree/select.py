@@ -1,10 +1,10 @@
 """Selects and rules: the one engine that says which parameters are meant.
 
-A *select* is a regular expression that must match the **whole** name (`re.fullmatch`), a compiled pattern, a
-predicate `(name, leaf) -> bool`, or a sequence of selects (any of them; each must hit something). *Rules* are
-an ordered mapping, or a sequence of pairs, select -> value; the first that matches wins. Neither is ever
-silent: a select that hits nothing raises, and so do rules that are unused, shadowed, or leave a parameter
-uncovered.
+A *select* is a regular expression that must match the **whole** name (`re.fullmatch`; one that is itself a
+name of the tree means this parameter alone), a compiled pattern, a predicate `(name, leaf) -> bool`, or a
+sequence of selects (any of them; each must hit something). *Rules* are an ordered mapping, or a sequence of
+pairs, select -> value; the first that matches wins. Neither is ever silent: a select that hits nothing
+raises, and so do rules that are unused, shadowed, or leave a parameter uncovered.
 """
 
 import re
@@ -24,6 +24,7 @@ Select = str | re.Pattern[str] | Predicate | Sequence["Select"]
 Rules = Mapping[Any, Any] | Sequence[tuple[Any, Any]]
 
 _SEARCHED = 10_000  # names tried for a proposal, so that an error never takes seconds
+_GROUP = re.compile(r"\\(g<\w+>|[1-9]\d?)")  # a reference to a group, in a template
 REQUIRED: Any = object()  # the default of `default=`: every parameter must be covered
 
 
@@ -167,6 +168,8 @@ def _places(structure: Structure, select: Any, held: Sequence[Any] | None = None
         return tuple(place for place, (name, index) in enumerate(named) if matches(select, name, held[index]))
     if _is_several(select):
         return tuple(sorted({place for each in select for place in _places(structure, each)}))
+    if isinstance(select, str) and select in structure.position:
+        return (structure.position[select],)  # a name means itself, though its dots would match more
     fullmatch = re.compile(select).fullmatch
     return tuple(place for place, name in enumerate(structure.names) if fullmatch(name))
 
@@ -319,6 +322,27 @@ def apply_rules(
     Raises:
         RuleError: listing all rules that hit nothing, all that are shadowed, and what no rule covers.
     """
+    leaves, structure, values, faults = match_rules(tree, rules, default=default, spelled_out=spelled_out)
+    count = f"{len(values)} parameter{'' if len(values) == 1 else 's'}"
+    raise_faults(RuleError, f"rules do not fit the tree of {count}:", faults)
+    return leaves, structure, values
+
+
+def match_rules(
+    tree: Any,
+    rules: Any,
+    *,
+    default: Any = REQUIRED,
+    spelled_out: Callable[[str, Any], bool] | None = None,
+) -> tuple[list[Any], Structure, list[Any], list[str]]:
+    """Do what `apply_rules` does, and return the faults of the rules instead of raising them.
+
+    >>> match_rules({"a": 1.0}, {"b": "x"}, default=None)[2:]
+    ([None], ["rule 0 'b' hits nothing. The names are a."])
+
+    Raises:
+        RuleError: where they are not rules.
+    """
     parsed = parse_rules(rules)
     leaves, structure = flatten_named(tree)
     selects = tuple(rule.select for rule in parsed)
@@ -326,9 +350,9 @@ def apply_rules(
     if spelled_out is not None:
         hits = _keep_spelled_out(tree, structure, selects, everything, spelled_out)
     winners = _winners(hits, len(structure.names))
-    _check_rules(structure, parsed, everything, hits, winners, default is REQUIRED)
+    faults = _rule_faults(structure, parsed, everything, hits, winners, default is REQUIRED)
     values = [default if winner is None else parsed[winner].value for winner in winners]
-    return leaves, structure, values
+    return leaves, structure, values, faults
 
 
 @lru_cache(maxsize=64)
@@ -366,14 +390,14 @@ def _winners(hits: Sequence[Sequence[int]], count: int) -> list[int | None]:
     return winners
 
 
-def _check_rules(
+def _rule_faults(
     structure: Structure,
     rules: Sequence[Rule],
     everything: Sequence[Sequence[int]],
     hits: Sequence[Sequence[int]],
     winners: Sequence[int | None],
     required: bool,
-) -> None:
+) -> list[str]:
     used = set(winners)
     faults: list[str] = []
     for number, rule in enumerate(rules):
@@ -395,5 +419,49 @@ def _check_rules(
     bare = [name for name, winner in zip(names, winners, strict=True) if winner is None]
     if required and bare:
         faults.append(f"no rule covers {listing(bare, 6)}. Add a rule, or pass default=.")
-    count = f"{len(names)} parameter{'' if len(names) == 1 else 's'}"
-    raise_faults(RuleError, f"rules do not fit the tree of {count}:", faults)
+    return faults
+
+
+@lru_cache(maxsize=256)
+def _cut_template(template: str, pattern: re.Pattern[str]) -> list[tuple[str, int | str]]:
+    """Cut a template into pairs of a text and the group after it, once for all names that it is filled with.
+
+    It is not cut where it holds other escapes than groups, or groups that the pattern lacks: `re` fills these
+    in itself, and slowly, or says what is wrong.
+    """
+    pieces = _GROUP.split(template)
+    groups = [piece.removeprefix("g<").removesuffix(">") for piece in pieces[1::2]]
+    numbered = [int(group) if group.isdecimal() else group for group in groups]
+    known = {*range(pattern.groups + 1), *pattern.groupindex}
+    if any("\\" in text for text in pieces[::2]) or not known.issuperset(numbered):
+        return []
+    return list(zip(pieces[::2], [*numbered, ""], strict=True))
+
+
+def expand_template(select: Any, name: str, template: str) -> str:
+    r"""Give the new name of a parameter: the template of a rule that hits it, filled in as in `re`.
+
+    >>> expand_template(r"layer/(\d+)/w", "layer/0/w", r"layer\1/weight")
+    'layer0/weight'
+
+    Raises:
+        RuleError: where the template does not fit the pattern.
+    """
+    if "\\" not in template:
+        return template
+    match = re.fullmatch(select, name)
+    if match is None:  # the select spells out a name that it does not match as a pattern: "w(1)"
+        match = re.fullmatch(re.escape(name), name)
+    assert match is not None
+    try:
+        cut = _cut_template(template, match.re)
+        if not cut:
+            return match.expand(template)
+        return "".join(text + (match[group] or "" if group != "" else "") for text, group in cut)
+    except (re.error, IndexError) as error:
+        count = match.re.groups
+        groups = f"{count} group{'' if count == 1 else 's'}" if count else "no groups"
+        raise RuleError(
+            f"rename: the template {template!r} of {describe_select(select)} does not fit: {error}. "
+            f"The pattern has {groups}."
+        ) from error

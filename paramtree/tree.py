@@ -6,7 +6,7 @@ structure, on a tree of integers (`names.Plan`), and kept in bounded caches.
 
 import re
 import reprlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
@@ -60,6 +60,7 @@ from paramtree.select import (
     apply_rules,
     apply_select,
     describe_select,
+    expand_template,
     parse_rules,
 )
 
@@ -347,17 +348,11 @@ def cast(params: Any, rules: Rules, /) -> Any:
         MismatchError: listing all that would turn from an integer to a float or back, or from complex to
             real, all that is not an array, and every 64-bit dtype that JAX would narrow.
     """
-    parsed = parse_rules(rules)
-    bad = [
-        f"rule {number} {describe_select(rule.select)}: {rule.value!r}"
-        for number, rule in enumerate(parsed)
-        if not _is_dtype(rule.value)
-    ]
-    raise_faults(RuleError, "cast: the values of these rules are not dtypes:", bad)
+    parsed = check_cast_rules(parse_rules(rules))
     faults: list[str] = []
 
     def change(name: str, leaf: Any, dtype: Any) -> Any:
-        fault = _cast_fault(name, leaf, dtype)
+        fault = cast_fault(name, leaf, dtype)
         if fault:
             faults.append(fault)
             return leaf
@@ -378,9 +373,31 @@ def _is_dtype(value: Any) -> bool:
     return value is not None  # which NumPy takes for float64
 
 
-def _cast_fault(name: str, leaf: Any, dtype: Any) -> str:
+def check_cast_rules(rules: Sequence[Rule]) -> Sequence[Rule]:
+    """Return rules select -> dtype, or raise.
+
+    Raises:
+        RuleError: listing every rule whose value is not a dtype.
+    """
+    bad = [
+        f"rule {number} {describe_select(rule.select)}: {rule.value!r}"
+        for number, rule in enumerate(rules)
+        if not _is_dtype(rule.value)
+    ]
+    raise_faults(RuleError, "cast: the values of these rules are not dtypes:", bad)
+    return rules
+
+
+def cast_fault(name: str, leaf: Any, dtype: Any) -> str:
+    """Say why a leaf cannot be cast; an empty text where it can.
+
+    >>> cast_fault("steps", np.zeros(2, np.int32), np.dtype("float32"))
+    'steps is int32, and float32 is of another kind; select the others only, or map_params it'
+    """
     if not is_array_like(leaf):
         return f"{name} is {reprlib.repr(leaf)} of type {type(leaf).__name__}, not an array"
+    if not _is_dtype(leaf.dtype):  # a key of jax.random, a tensor of torch
+        return f"{name} is {leaf.dtype}, no dtype of NumPy; select the others only, or map_params it"
     old, narrowed = leaf.dtype, jax.dtypes.canonicalize_dtype(dtype)
     if narrowed != dtype and not isinstance(leaf, np.ndarray):
         return f"{name} would not become {dtype} but {narrowed}; set jax_enable_x64 first"
@@ -624,20 +641,6 @@ def _new_names(names: list[str], rules: tuple[Rule, ...]) -> dict[str, str]:
     numbered = [(rule.select, rule) for rule in rules]
     _, structure, winners = apply_rules(dict.fromkeys(names, 0), numbered, default=None)
     return {
-        name: name if rule is None else _expand(rule, name)
+        name: name if rule is None else expand_template(rule.select, name, rule.value)
         for name, rule in zip(structure.names, winners, strict=True)
     }
-
-
-def _expand(rule: Rule, name: str) -> str:
-    match: re.Match[str] | None = re.fullmatch(rule.select, name)
-    assert match is not None  # the rule won this name
-    try:
-        return match.expand(rule.value)
-    except (re.error, IndexError) as error:
-        count = match.re.groups
-        groups = f"{count} group{'' if count == 1 else 's'}" if count else "no groups"
-        raise RuleError(
-            f"rename: the template {rule.value!r} of {describe_select(rule.select)} does not fit: {error}. "
-            f"The pattern has {groups}."
-        ) from error

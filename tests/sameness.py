@@ -13,6 +13,8 @@ def same_leaf(a, b):
         return False
     if isinstance(a, jax.ShapeDtypeStruct) or isinstance(b, jax.ShapeDtypeStruct):
         return type(a) is type(b)
+    if jax.dtypes.issubdtype(a.dtype, jax.dtypes.prng_key):
+        a, b = jax.random.key_data(a), jax.random.key_data(b)
     return np.asarray(a).tobytes() == np.asarray(b).tobytes()
 
 

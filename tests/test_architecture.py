@@ -27,14 +27,16 @@ LAYERS = [
     ["module"],
     ["wrap", "positions", "nn"],
     ["bind"],
+    ["renaming"],
     ["checkpoint"],
+    ["compare"],
     ["__init__"],
     ["tour"],
     ["cli"],
     ["__main__"],
 ]
 RANK = {name: rank for rank, line in enumerate(LAYERS) for name in line}
-OPTIONAL = {"safetensors"}  # may be imported inside a function
+OPTIONAL = {"safetensors", "torch", "h5py", "orbax", "tensorstore"}  # may be imported inside a function
 
 FILES = sorted(SOURCE.rglob("*.py"))
 

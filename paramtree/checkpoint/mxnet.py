@@ -9,18 +9,24 @@ was on is ignored, and so are the reserved word of the header and whatever follo
 import math
 import os
 import struct
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from paramtree.checkpoint.layout import Arrays, Notes
+from paramtree.checkpoint.layout import Leaves, Notes, host_array
+from paramtree.checkpoint.rawfile import RawFile, Stamp, as_bytes, open_raw, written_file
+from paramtree.checkpoint.stored import Array, ReadOne, Stored
 from paramtree.errors import BadNameError, MismatchError, ParamTreeError, raise_faults
-from paramtree.names import SEPARATOR, is_dict, nest
-from paramtree.nodes import Alias, resolve
+from paramtree.names import SEPARATOR, is_dict, nest, structure_of
+from paramtree.nodes import Alias, follow, resolve
 from paramtree.tree import flatten
+
+SUFFIXES = (".params",)
 
 _LIST_MARK = 0x112
 _MARKS = {1: 0xF993FAC8, 2: 0xF993FAC9, 3: 0xF993FACA}  # version 0 has none: it begins with its rank
@@ -43,10 +49,49 @@ _CONTEXT = (1, 0)  # the CPU, as MXNet writes it
 _MOST_AXES = 32  # what every NumPy can hold
 _MOST_BYTES = 2**63 - 1
 
-_Array = np.ndarray[Any, Any]
+
+class _Entry(NamedTuple):
+    """Where the values of an array lie.
+
+    Attributes:
+        part: which entry of the file it is, for messages.
+        start: the first byte.
+        shape: its shape.
+        dtype: its dtype's name.
+    """
+
+    part: str
+    start: int
+    shape: tuple[int, ...]
+    dtype: str
+
+    def read(self, file: RawFile) -> Array:
+        return file.array_at(self.start, self.shape, jnp.dtype(self.dtype), self.part)
 
 
-def write(path: Path, arrays: Arrays, notes: Notes) -> None:
+class _Leaf(NamedTuple):
+    """An array to write under one of its names."""
+
+    leaf: Any
+    transposed: bool
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        shape = tuple(self.leaf.shape)
+        return (*shape[:-2], *shape[:-3:-1]) if self.transposed else shape
+
+    def values(self) -> Array:
+        array = host_array(self.leaf)
+        return np.ascontiguousarray(array.swapaxes(-1, -2)) if self.transposed else array
+
+
+def recognises(path: Path, head: bytes) -> bool:
+    """Tell whether a file begins with MXNet's mark."""
+    del path
+    return head.startswith(struct.pack("<Q", _LIST_MARK))
+
+
+def write(path: Path, leaves: Leaves, notes: Notes) -> None:
     """Write arrays to a file that MXNet 1.9.1 loads, under Gluon's names: `0/weight` becomes `0.weight`.
 
     Gluon keeps no notes, so the file has none. A tied parameter is written under each of its names, as Gluon
@@ -62,33 +107,42 @@ def write(path: Path, arrays: Arrays, notes: Notes) -> None:
         BadNameError: listing all names that differ only in `/` and `.`.
         TieError: where what is tied transposed is not a matrix.
     """
-    plain = _untied(arrays, notes)
+    untied = _untied(leaves, notes)
     faults = [
-        f"{name} is {array.dtype}; pt.cast it, or save to a .npz file"
-        for name, array in plain.items()
-        if array.dtype.name not in _FLAGS
+        f"{name} is {each.leaf.dtype}; pt.cast it, or save to a .npz file"
+        for name, each in untied.items()
+        if each.leaf.dtype.name not in _FLAGS
     ]
     raise_faults(MismatchError, "save: a .params file has no type for these:", faults)
-    names = _dotted(plain)
-    version = 2 if all(array.size and array.ndim for array in plain.values()) else 3
-    with path.open("wb") as file:
-        file.write(struct.pack("<3Q", _LIST_MARK, 0, len(plain)))
-        for array in plain.values():
-            file.write(_entry_head(array, version))
-            file.write(array.tobytes())
-        file.write(struct.pack("<Q", len(names)))
+    names = _dotted(untied)
+    version = 2 if all(each.shape and math.prod(each.shape) for each in untied.values()) else 3
+    with written_file(path) as append:
+        append(struct.pack("<3Q", _LIST_MARK, 0, len(untied)))
+        for each in untied.values():
+            append(_entry_head(each, version))
+            append(as_bytes(each.values()))
+        append(struct.pack("<Q", len(names)))
         for name in names:
             encoded = name.encode()
-            file.write(struct.pack("<Q", len(encoded)) + encoded)
+            append(struct.pack("<Q", len(encoded)) + encoded)
 
 
-def _untied(arrays: Arrays, notes: Notes) -> Arrays:
+def _untied(leaves: Leaves, notes: Notes) -> dict[str, _Leaf]:
+    """Give every array under each of its names, before any is transposed."""
     ties = {place: Alias(**tie) for place, tie in notes.get("ties", {}).items()}
     if not ties:
-        return arrays
+        return {name: _Leaf(leaf, False) for name, leaf in leaves.items()}
     empty: dict[str, Any] = {name: {} for name in notes.get("empty", ())}  # a tie may lead to one
-    whole = flatten(resolve(nest(arrays | ties | empty)))
-    return {name: leaf for name, leaf in whole.items() if not is_dict(leaf)}
+    # shapes alone, all of one dtype: JAX would warn of those that it narrows
+    shapes = {name: jax.ShapeDtypeStruct(leaf.shape, jnp.float32) for name, leaf in leaves.items()}
+    tree = nest(shapes | ties | empty)
+    structure = structure_of(tree)
+    found: dict[str, _Leaf] = {}
+    for name, shape in flatten(resolve(tree)).items():
+        if not is_dict(shape):
+            source, transposed = follow(structure, name)
+            found[name] = _Leaf(leaves[source], transposed)
+    return found
 
 
 def _dotted(names: Iterable[str]) -> list[str]:
@@ -104,23 +158,43 @@ def _dotted(names: Iterable[str]) -> list[str]:
     return list(sources)
 
 
-def _entry_head(array: _Array, version: int) -> bytes:
-    head = struct.pack("<Iii", _MARKS[version], _DENSE, array.ndim)
-    shape = struct.pack(f"<{array.ndim}q", *array.shape)
-    return head + shape + struct.pack("<3i", *_CONTEXT, _FLAGS[array.dtype.name])
+def _entry_head(each: _Leaf, version: int) -> bytes:
+    rank = len(each.shape)
+    head = struct.pack("<Iii", _MARKS[version], _DENSE, rank)
+    shape = struct.pack(f"<{rank}q", *each.shape)
+    return head + shape + struct.pack("<3i", *_CONTEXT, _FLAGS[each.leaf.dtype.name])
 
 
-def read(path: Path) -> tuple[Arrays, Notes]:
-    """Read arrays by name from a file; there are never notes.
+def open_file(path: Path) -> Stored:
+    """Read the headers and names of a file; there are never notes. What is sparse, or none, is refused.
 
     Raises:
         ParamTreeError: where the file is not of this format, or is damaged.
-        MismatchError: listing every array that is sparse, or none.
         BadNameError: listing every name that is there twice, or has an empty key.
     """
-    names, arrays = read_arrays(path)
+    with open_raw(path, SUFFIXES[0]) as file:
+        names, entries = _read_entries(file)
+        stamp = file.stamp
     if not names:
-        names = [str(place) for place in range(len(arrays))]
+        names = [str(place) for place in range(len(entries))]
+    _check_names(path, names)
+    named = dict(zip(names, entries, strict=True))
+    dense = {name: entry for name, entry in named.items() if isinstance(entry, _Entry)}
+    return Stored(
+        {name: jax.ShapeDtypeStruct(entry.shape, jnp.dtype(entry.dtype)) for name, entry in dense.items()},
+        lambda: _reading(path, stamp, dense),
+        refused={name: entry for name, entry in named.items() if isinstance(entry, str)},
+        parallel=True,
+    )
+
+
+@contextmanager
+def _reading(path: Path, stamp: Stamp, entries: Mapping[str, _Entry]) -> Generator[ReadOne]:
+    with open_raw(path, SUFFIXES[0], stamp) as file:
+        yield lambda name: entries[name].read(file)
+
+
+def _check_names(path: Path, names: Iterable[str]) -> None:
     entries: dict[str, list[str]] = {}
     for place, name in enumerate(names):
         entries.setdefault(name, []).append(str(place))
@@ -132,13 +206,12 @@ def read(path: Path) -> tuple[Arrays, Notes]:
     faults += [f"{name!r} has an empty key" for name in entries if not all(name.split(SEPARATOR))]
     headline = f"{str(path)!r} has names that no tree can have; read it with checkpoint.mxnet.read_arrays:"
     raise_faults(BadNameError, headline, faults)
-    return dict(zip(names, arrays, strict=True)), {}
 
 
-def read_arrays(file: str | os.PathLike[str], /) -> tuple[list[str], list[_Array]]:
+def read_arrays(file: str | os.PathLike[str], /) -> tuple[list[str], list[Array]]:
     """Read a file's names and arrays as they stand: any name, also the empty one, and any of them twice.
 
-    There are no names where MXNet saved a list. The arrays are read-only views of the file's bytes.
+    There are no names where MXNet saved a list.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -150,80 +223,79 @@ def read_arrays(file: str | os.PathLike[str], /) -> tuple[list[str], list[_Array
         ParamTreeError: where the file is not of this format, or is damaged.
         MismatchError: listing every array that is sparse, or none.
     """
-    source = _Source(Path(file))
+    path = Path(file)
+    with open_raw(path, SUFFIXES[0]) as opened:
+        names, entries = _read_entries(opened)
+        faults = [
+            f"{repr(names[place]) if names else f'entry {place}'} is {entry}"
+            for place, entry in enumerate(entries)
+            if isinstance(entry, str)
+        ]
+        raise_faults(MismatchError, f"{str(path)!r} holds what is not a dense array:", faults)
+        return names, [entry.read(opened) for entry in entries if isinstance(entry, _Entry)]
+
+
+def _read_entries(file: RawFile) -> tuple[list[str], list[_Entry | str]]:
+    source = _Source(file)
     mark = source.number("Q", f"the mark {_LIST_MARK:#x} of an MXNet file")
     if mark != _LIST_MARK:
         raise source.damage(0, f"the mark {_LIST_MARK:#x} of an MXNet file", f"{mark:#x}")
     source.skip(8, "a reserved word")
     count = source.number("Q", "the number of arrays")
-    entries: list[_Array | str] = []
+    entries: list[_Entry | str] = []
     for place in range(count):
         source.part = f"entry {place} of {count}"
         entries.append(_read_entry(source))
-    names = _read_names(source, count)
-    faults = [
-        f"{repr(names[place]) if names else f'entry {place}'} is {entry}"
-        for place, entry in enumerate(entries)
-        if isinstance(entry, str)
-    ]
-    raise_faults(MismatchError, f"{str(source.path)!r} holds what is not a dense array:", faults)
-    return names, [entry for entry in entries if not isinstance(entry, str)]
+    return _read_names(source, count), entries
 
 
 class _Source:
-    """The bytes of a file, read from front to back: nothing is made that is not in the file.
+    """The headers of a file, read from front to back: what lies between them is stepped over.
 
     Attributes:
         at: the byte where the next part begins.
         part: what is being read, for messages.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.data = path.read_bytes()
+    def __init__(self, file: RawFile) -> None:
+        self.file = file
         self.at = 0
         self.part = "the header"
 
     def damage(self, at: int, expected: str, found: str) -> ParamTreeError:
         """Make the error that tells what is wrong, and at which byte."""
-        fault = f"{self.part}, at byte {at}: expected {expected}, and found {found}"
-        return ParamTreeError(f"{str(self.path)!r} is not a whole .params file: {fault}.")
+        return self.file.damage(f"{self.part}, at byte {at}: expected {expected}, and found {found}")
 
     def skip(self, size: int, what: str) -> int:
         """Step over some bytes; return where they begin."""
-        left = len(self.data) - self.at
+        left = self.file.size - self.at
         if size > left:
             raise self.damage(self.at, f"{what} ({size} B)", f"the end of the file after {left} B")
         self.at += size
         return self.at - size
 
+    def bytes(self, size: int, what: str) -> bytes:
+        """Read some bytes."""
+        return self.file.bytes_at(self.skip(size, what), size)
+
     def numbers(self, form: str, what: str) -> tuple[int, ...]:
         """Read some integers; `form` is one of the struct module, without the byte order."""
-        return struct.unpack_from(f"<{form}", self.data, self.skip(struct.calcsize(f"<{form}"), what))
+        return struct.unpack(f"<{form}", self.bytes(struct.calcsize(f"<{form}"), what))
 
     def number(self, form: str, what: str) -> int:
         """Read one integer."""
         return self.numbers(form, what)[0]
 
-    def array(self, dtype: str, shape: tuple[int, ...], what: str) -> _Array:
-        """View the next bytes as an array."""
+    def array(self, dtype: str, shape: tuple[int, ...], what: str) -> _Entry:
+        """Step over the values of an array."""
         item = jnp.dtype(dtype)
         if math.prod(size or 1 for size in shape) * item.itemsize > _MOST_BYTES:  # also of an empty array
             raise self.damage(self.at, f"{what} of an array", f"the shape {shape}, larger than any array's")
-        size = math.prod(shape)
-        start = self.skip(size * item.itemsize, f"{what} of shape {shape} and type {dtype}")
-        if dtype == "bool":
-            self._check_bools(start, size)
-        return np.frombuffer(self.data, item, size, start).reshape(shape)
-
-    def _check_bools(self, start: int, size: int) -> None:
-        wrong = np.flatnonzero(np.frombuffer(self.data, np.uint8, size, start) > 1)
-        if wrong.size:
-            at = start + int(wrong[0])
-            raise self.damage(at, "a bool, 0 or 1", str(self.data[at]))
+        start = self.skip(math.prod(shape) * item.itemsize, f"{what} of shape {shape} and type {dtype}")
+        return _Entry(self.part, start, shape, dtype)
 
 
-def _read_entry(source: _Source) -> _Array | str:
+def _read_entry(source: _Source) -> _Entry | str:
     """Read one array, or say why it cannot be one of a tree: its name is not known yet."""
     mark = source.number("I", "the mark of a version")
     version = _VERSIONS.get(mark, 0)
@@ -285,10 +357,10 @@ def _read_names(source: _Source, count: int) -> list[str]:
     for place in range(found):
         source.part = f"name {place} of {found}"
         size = source.number("Q", "the length of the name")
-        start = source.skip(size, "the name")
+        encoded = source.bytes(size, "the name")
         try:
-            names.append(source.data[start : source.at].decode())
+            names.append(encoded.decode())
         except UnicodeDecodeError as error:
-            at = start + error.start
-            raise source.damage(at, "UTF-8", f"the byte {source.data[at]:#04x}") from error
+            at = source.at - size + error.start
+            raise source.damage(at, "UTF-8", f"the byte {encoded[error.start]:#04x}") from error
     return names

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from calls import dispatch_job, import_job, select_job, tied_dispatch_job
+from checkpoints import load_job, plan_job, save_job
 from training import compile_job, depth_job, step_job
 
 JOBS = {
@@ -24,6 +25,9 @@ JOBS = {
     "compile the step of 6 blocks, cold": partial(depth_job, 6, rounds=3),
     "compile the step of 24 blocks, cold": partial(depth_job, 24, rounds=3),
     "compile the step of 96 blocks, cold": partial(depth_job, 96, rounds=1),
+    "save 1 GiB in 1,000 leaves": save_job,
+    "load 1 GiB in 1,000 leaves": load_job,
+    "plan a load of 10,000 parameters with 20 rules": plan_job,
 }
 
 

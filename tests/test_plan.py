@@ -1,0 +1,467 @@
+"""Plans of loads: every name on either side accounted for, in one table, before a value is read."""
+
+import json
+import re
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sameness import same_tree
+
+import paramtree as pt
+from paramtree import nn
+from paramtree.checkpoint.rawfile import FileChangedError
+from paramtree.renaming import Convert, Join, Split, Transpose, invert
+
+X = jnp.ones((2, 3))
+NET = nn.Sequential(nn.Dense(4), nn.BatchNorm(), nn.Dense(2))
+FORMS = ["npz", "safetensors", "params"]
+
+
+def message(call, kind=pt.MismatchError):
+    with pytest.raises(kind) as caught:
+        call()
+    assert type(caught.value) is kind
+    return str(caught.value)
+
+
+@pytest.fixture
+def key():
+    return jax.random.key(0)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    def save(tree, form="npz", **options):
+        file = tmp_path / f"net.{form}"
+        pt.save(tree, file, **options)
+        return file
+
+    return save
+
+
+def statuses(plan):
+    return {row.name or " + ".join(row.sources) or row.note: row.status for row in plan.rows}
+
+
+HELP = (
+    "\nSay what is meant with rename=, cast= or select=, or pass strict=False: then what is unresolved is "
+    "left as `like` has it."
+)
+
+
+# --- every status -------------------------------------------------------------------------------------------
+
+
+def test_every_status_in_one_table(saved):
+    file = saved({
+        "dense0": {"weigth": jnp.ones((4, 3)), "bias": jnp.ones(5)},
+        "extra": np.ones(2, "float16"), "shift": np.ones(2, "float16"), "half": np.ones(3, "float16"),
+        "old.w": jnp.ones(1), "junk": jnp.ones(1), "one": jnp.ones(7), "two": jnp.ones(7),
+        "tower": {"w": jnp.ones(2)}, "kept": jnp.ones(1),
+    })  # fmt: skip
+    like = {
+        "dense0": {"weight": jnp.ones((4, 3)), "bias": jnp.ones(4)}, "shift": jnp.ones(2),
+        "half": jnp.ones(3), "new": {"w": jnp.ones(1)}, "both": jnp.ones(7), "tower": {"w": jnp.ones(2)},
+        "again": pt.Alias("tower"), "kept": jnp.ones(1),
+    }  # fmt: skip
+    plan = pt.plan_load(
+        file, like, select="(?!kept).*", cast={"half": "float32", "shft": "int8"},
+        rename={"old.w": "new/w", "junk": None, "one|two": "both", "tvo": "x"},
+    )  # fmt: skip
+    assert str(plan) == (
+        f"'{file}': 1 missing, 2 unexpected, 1 shape, 1 dtype, 1 collision, 2 rule, "
+        + """1 loaded, 2 renamed, 1 cast, 1 tied, 1 left out, 1 not selected
+  collision     both           float32[7]    from two; one is to be both too
+  missing       dense0/weight  float32[4,3]  did you mean dense0/weigth?
+  shape         dense0/bias    float32[4]    the file has (5,)
+  dtype         shift          float32[2]    the file has float16; cast={'shift': 'float32'} converts it
+  unexpected    dense0/weigth  float32[4,3]  did you mean dense0/weight?
+  unexpected    extra          float16[2]
+  rule                                       cast: rule 1 'shft' hits nothing. Nearest: shift.
+  rule                                       rename: rule 3 'tvo' hits nothing. Nearest: two.
+  renamed       both           float32[7]    from one
+  cast          half           float32[3]    from float16
+  not selected  kept           float32[1]
+  renamed       new/w          float32[1]    from old.w
+  loaded        tower/w        float32[2]
+  tied          again/w        float32[2]    to tower/w
+  left out      junk           float32[1]"""
+    )
+    assert message(plan.params) == f"load: {plan}{HELP}"
+    assert repr(plan) == str(plan)
+    assert len(plan.unresolved) == 8
+
+
+def test_a_plan_is_plain_values_too(saved):
+    plan = pt.plan_load(saved({"a": jnp.ones((2, 3))}), {"b": np.ones(1, "int8")}, rename={"x": "y"})
+    assert json.loads(json.dumps(plan.to_dict()))["rows"][:2] == [
+        {"status": "missing", "name": "b", "sources": [], "shape": [1], "dtype": "int8", "note": ""},
+        {
+            "status": "unexpected",
+            "name": "",
+            "sources": ["a"],
+            "shape": [2, 3],
+            "dtype": "float32",
+            "note": "",
+        },
+    ]
+    html = plan._repr_html_()
+    assert html.count("<tr>") == 4
+    assert "<td>unexpected</td><td>a</td><td>float32[2,3]</td><td></td>" in html
+
+
+def test_proposals(saved):
+    file = saved({"enc.l0.kernel": jnp.ones((2, 3)), "zz": jnp.ones((9, 9)), "w10": jnp.ones(1)})
+    like = {"enc": {"l0": {"kernels": jnp.ones((2, 3))}}, "abc": jnp.ones((9, 9)), "q": jnp.ones(4)}
+    notes = {row.name or row.sources[0]: row.note for row in pt.plan_load(file, like).rows}
+    assert notes == {
+        "enc/l0/kernels": "did you mean enc.l0.kernel?",
+        "abc": "of the same shape: zz",
+        "q": "",
+        "enc.l0.kernel": "did you mean enc/l0/kernels?",
+        "zz": "of the same shape: abc",
+        "w10": "",
+    }
+
+
+def test_a_very_long_table_is_cut(saved):
+    file = saved({"other": jnp.ones(1)})
+    text = message(lambda: pt.load(file, like={f"w{n}": jnp.ones(1) for n in range(2000)}))
+    assert text.count("\n") == 402
+    assert "\n... 1,601 more ...\n" in text.replace("\n  ...", "\n...")
+
+
+# --- strict -------------------------------------------------------------------------------------------------
+
+
+def test_what_strict_excuses(saved):
+    file = saved({"a": jnp.ones(2), "b": jnp.ones(3), "c": np.ones(1, "int8")})
+    like = {"a": jnp.zeros(2), "b": jnp.zeros(4), "c": jnp.zeros(1), "d": jnp.zeros(1)}
+    plan = pt.plan_load(file, like)
+    assert same_tree(plan.params(strict=False), like | {"a": jnp.ones(2)})
+    assert same_tree(pt.load(file, like, strict=["unexpected"]), like | {"a": jnp.ones(2)})
+    for status in ("missing", "shape", "dtype"):
+        assert message(partial(plan.params, strict=[status])) == f"load: {plan}{HELP}"
+    wanted = (
+        "strict={!r}: pass True, False, or a list of 'missing', 'unexpected', 'shape', 'dtype', 'collision', "
+        "'refused', 'rule'."
+    )
+    for bad in (["mising"], "missing"):
+        assert message(partial(plan.params, strict=bad), pt.ParamTreeError) == wanted.format(bad)
+
+
+def test_a_collision_is_never_excused(saved):
+    file = saved({"a": jnp.ones(2), "b": jnp.ones(2)})
+    plan = pt.plan_load(file, {"c": jnp.ones(2)}, rename={"a|b": "c"})
+    for strict in (True, False, ["missing"]):
+        assert "from b; a is to be c too" in message(partial(plan.params, strict=strict))
+    assert "from b; a is to be c too" in message(lambda: pt.load(file, rename={"a|b": "c"}))
+
+
+def test_what_has_no_value_is_not_invented(saved):
+    file = saved({"a": jnp.ones(2)})
+    specs = {"a": jax.ShapeDtypeStruct((2,), "float32"), "b": jax.ShapeDtypeStruct((3,), "float32")}
+    assert message(lambda: pt.load(file, specs, strict=False)) == (
+        "load: these parameters are not in the file:\n  b has no value: `like` has only its shape and dtype"
+    )
+    assert pt.load(file, specs, select="a")["b"] is specs["b"]
+
+
+def test_a_file_that_has_changed(saved):
+    file = saved({"a": jnp.ones(2)})
+    plan = pt.plan_load(file)
+    saved({"a": jnp.zeros(2)})
+    assert message(plan.params, FileChangedError) == (
+        f"'{file}' has changed, or is gone, since its headers were read. Load it again."
+    )
+
+
+def test_a_file_that_is_replaced_while_it_is_read_is_read_again(saved, monkeypatch):
+    file = saved({"a": jnp.ones(2)})
+    params = pt.LoadPlan.params
+
+    def once_more(plan, **options):
+        monkeypatch.undo()
+        saved({"a": jnp.zeros(3)})
+        return params(plan, **options)
+
+    monkeypatch.setattr(pt.LoadPlan, "params", once_more)
+    assert pt.load(file)["a"].shape == (3,)
+
+
+# --- like ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("of", [lambda net, params: params, lambda net, params: net.specs(X)])
+def test_there_and_back_by_position(saved, form, of, key):
+    params = NET.init(key, X)
+    names = pt.bind(NET, params).positional_names()
+    file = saved(params, form, rename=invert(names))
+    assert sorted(row.sources[0] for row in pt.plan_load(file).rows) == sorted(names)
+    found = pt.load(file, of(NET, params), rename=names)
+    assert same_tree(found, params)
+    assert isinstance(found["batchnorm0"]["running_mean"], pt.Fixed)
+
+
+def tied():
+    return {"a": {"w": jnp.arange(4.0).reshape(2, 2)}, "b": pt.Alias("a"), "c": {"w": pt.Alias("a/w", True)}}
+
+
+def test_a_tied_parameter_has_any_of_its_names(saved):
+    value = jnp.array([[1.0, 2.0], [3.0, 4.0]])
+    for flat in (
+        {"a/w": value},
+        {"b/w": value},
+        {"c/w": value.T},
+        {"a/w": value, "b/w": value, "c/w": value.T},
+    ):
+        found = pt.load(saved(pt.unflatten(flat)), like=tied())
+        assert found["b"] == pt.Alias("a")
+        np.testing.assert_array_equal(found["a"]["w"], value)
+    found = pt.load(saved(tied()), like=pt.untie(tied()))
+    assert sorted(found) == ["a", "b", "c"]
+    np.testing.assert_array_equal(found["c"]["w"], tied()["a"]["w"].T)
+    pointers = {leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(found)}
+    assert len(pointers) == 3  # so that each can be donated
+
+
+def test_two_values_for_one_parameter(saved):
+    file = saved({"a": {"w": jnp.ones((2, 2))}, "b": {"w": jnp.zeros((2, 2))}})
+    like = {"a": {"w": jnp.ones((2, 2))}, "b": pt.Alias("a")}
+    assert str(pt.plan_load(file, like)) == (
+        f"'{file}': 1 loaded, 2 tied\n"
+        "  loaded  a/w  float32[2,2]\n"
+        "  tied    a/w  float32[2,2]  from b/w; the same parameter; both must have one value\n"
+        "  tied    b/w  float32[2,2]  to a/w"
+    )
+    for strict in (True, False):
+        assert message(partial(pt.load, file, like, strict=strict)) == (
+            "load: the file has two values for one parameter:\n  a/w is both a/w and b/w, and they differ"
+        )
+    nan = {"a": {"w": jnp.full(2, jnp.nan)}, "b": {"w": jnp.full(2, jnp.nan)}}
+    assert pt.load(saved(nan), {"a": {"w": jnp.ones(2)}, "b": pt.Alias("a")})["b"] == pt.Alias("a")
+
+
+def test_a_tie_of_like_that_leads_nowhere(saved):
+    file = saved({"w": jnp.ones(1)})
+    message(lambda: pt.load(file, like={"w": jnp.ones(1), "v": pt.Alias("u")}), pt.TieError)
+    message(lambda: pt.load(file, like={"w": pt.Alias("v"), "v": pt.Alias("w")}), pt.TieError)
+
+
+def test_wide_numbers_are_not_narrowed(saved):
+    file = saved({"w": np.arange(3.0)})
+    assert pt.load(file, like={"w": np.zeros(3)})["w"].dtype == np.float64
+    assert "the file has float64; cast={'w': 'float32'} converts it" in message(
+        lambda: pt.load(file, like={"w": jnp.zeros(3)})
+    )
+    found = pt.load(file, {"w": jnp.zeros(3)}, cast={"w": "float32"})
+    np.testing.assert_array_equal(found["w"], np.arange(3, dtype="float32"))
+
+
+def test_leaves_are_of_the_kind_of_like(saved):
+    file = saved({"w": np.arange(3, dtype="float32")})
+    assert type(pt.load(file, {"w": np.zeros(3, "float32")})["w"]) is np.ndarray
+    device = jax.devices()[3]
+    placed = jax.device_put(jnp.zeros(3), device)
+    assert pt.load(file, {"w": placed})["w"].devices() == {device}
+    assert not pt.load(file, {"w": jnp.zeros(3)})["w"].committed
+    mesh = jax.make_mesh((3,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:3])
+    sharding = jax.NamedSharding(mesh, jax.P("data"))
+    found = pt.load(file, {"w": jax.ShapeDtypeStruct((3,), "float32", sharding=sharding)})["w"]
+    assert found.sharding == sharding
+    np.testing.assert_array_equal(found, np.arange(3))
+
+
+def test_loaded_arrays_can_be_donated(saved):
+    loaded = pt.load(saved({"w": np.arange(100_000, dtype="float32")}, "safetensors"))
+    doubled = jax.jit(lambda tree: jax.tree.map(lambda leaf: leaf * 2, tree), donate_argnums=0)(loaded)
+    assert loaded["w"].is_deleted()
+    np.testing.assert_array_equal(doubled["w"], 2 * np.arange(100_000, dtype="float32"))
+
+
+# --- select -------------------------------------------------------------------------------------------------
+
+
+def test_a_part_of_a_file(saved):
+    tree = {
+        "enc": {"l2": {"w": jnp.ones(2)}, "l3": {"w": jnp.zeros(3)}},
+        "head": jnp.ones(1),
+        "b": pt.Alias("enc/l3"),
+    }
+    file = saved(tree)
+    assert same_tree(
+        pt.load(file, select="enc/l3/.*"), {"enc": {"l3": tree["enc"]["l3"]}, "b": pt.Alias("enc/l3")}
+    )
+    assert same_tree(pt.load(file, select="enc/l2/.*"), {"enc": {"l2": tree["enc"]["l2"]}})
+    like = jax.tree.map(lambda leaf: leaf + 5, tree)
+    found = pt.load(file, like, select="enc/l3/.*")
+    assert same_tree(found, like | {"enc": {"l2": like["enc"]["l2"], "l3": tree["enc"]["l3"]}})
+    assert found["head"] is like["head"]
+    assert "select 'enc/l4/.*' hits none of 3 parameters" in message(
+        lambda: pt.load(file, select="enc/l4/.*"), pt.NoMatchError
+    )
+
+
+def test_select_excuses_only_what_it_leaves_out(saved):
+    file = saved(
+        {"enc": {"w": jnp.ones(2), "old": jnp.ones(1)}, "head": {"w": jnp.ones(7)}, "more": jnp.ones(1)}
+    )
+    like = {"enc": {"w": jnp.zeros(2)}, "head": {"w": jnp.zeros(10)}}
+    plan = pt.plan_load(file, like, select="enc/.*")
+    assert statuses(plan) == {
+        "enc/w": "loaded", "enc/old": "unexpected", "head/w": "not selected", "more": "not selected",
+    }  # fmt: skip
+    found = pt.plan_load(file, like, select="enc/.*", rename={"enc/old": None}).params()
+    assert same_tree(found, {"enc": {"w": jnp.ones(2)}, "head": like["head"]})
+
+
+def test_a_predicate_and_a_list_select(saved):
+    file = saved({"a": jnp.ones((2, 2)), "b": jnp.ones(2), "c": jnp.ones(1)})
+    assert list(pt.load(file, select=lambda name, leaf: len(leaf.shape) == 1)) == ["b", "c"]
+    assert list(pt.load(file, select=["a", "b"])) == ["a", "b"]
+
+
+# --- rename -------------------------------------------------------------------------------------------------
+
+
+def test_names_of_a_transformer(saved):
+    flat = {
+        f"encoder.layer.{n}.attn.{kind}": jnp.full(2, n) for n in range(12) for kind in ("weight", "bias")
+    }
+    rules = {r"encoder\.layer\.(\d+)\.(\w+)\.(.*)": r"encoder/layer\1/\2/\3"}
+    found = pt.load(saved(flat), rename=rules)
+    assert pt.names(found)[2] == "encoder/layer1/attn/weight"
+    np.testing.assert_array_equal(found["encoder"]["layer11"]["attn"]["bias"], [11, 11])
+    file = saved(found, rename=invert(rules))
+    assert sorted(row.name for row in pt.plan_load(file).rows) == sorted(flat)
+
+
+def test_fused_queries_keys_and_values(saved):
+    fused = jnp.arange(24.0).reshape(4, 6)  # (in, 3 * out), as GPT-2 keeps it
+    parts = [rf"h\1/{part}/weight" for part in ("query", "key", "value")]
+    rules = {r"h\.(\d+)\.c_attn\.weight": Convert(parts, Split(3, axis=1), Transpose())}
+    found = pt.load(saved({"h.0.c_attn.weight": fused}), rename=rules)
+    assert pt.names(found) == ["h0/key/weight", "h0/query/weight", "h0/value/weight"]
+    np.testing.assert_array_equal(found["h0"]["key"]["weight"], fused[:, 2:4].T)
+    back = pt.load(saved(found, rename=invert(rules)))
+    np.testing.assert_array_equal(back["h.0.c_attn.weight"], fused)
+    joined = pt.load(
+        saved(found),
+        rename={("(.*)/query/weight", "(.*)/key/weight", "(.*)/value/weight"): Convert(r"\1/qkv", Join())},
+    )
+    np.testing.assert_array_equal(joined["h0"]["qkv"], fused.T)
+
+
+def test_a_step_that_does_not_fit_is_a_row(saved):
+    file = saved({"qkv": jnp.ones((7, 2))})
+    plan = pt.plan_load(file, {"q": jnp.ones((2, 2))}, rename={"qkv": Convert(["q", "k"], Split(2))})
+    assert str(plan).splitlines()[1:] == [
+        "  missing  q    float32[2,2]",
+        "  shape    qkv  float32[7,2]  Split(parts=2, axis=0) does not go into the shape (7, 2).",
+    ]
+
+
+def test_rules_that_cannot_be_undone_for_saving(saved):
+    assert message(lambda: saved({"a": jnp.ones(1)}, rename={"b": "c"}), pt.RuleError) == (
+        "save: the rules of rename= do not fit the tree:\n  rule 0 'b' hits nothing. The names are a."
+    )
+    assert message(
+        lambda: saved({"a": jnp.ones(1), "b": jnp.ones(1)}, rename={"b": "a"}), pt.BadNameError
+    ) == ("save: two arrays would have one name in the file:\n  a is made of b, and of another before")
+
+
+def test_ties_and_marks_move_with_their_names(saved):
+    tree = tied() | {"d": pt.Fixed(jnp.ones(1)), "e": pt.Frozen(jnp.ones(2)), "key": jax.random.key(7)}
+    rules = {r"(\w)/w": r"net.\1.weight", r"d|e|key": r"net.\g<0>"}
+    file = saved(tree, "safetensors", rename=rules)
+    loaded = pt.load(file)
+    assert loaded["net.b.weight"] == pt.Alias("net.a.weight")
+    assert loaded["net.c.weight"] == pt.Alias("net.a.weight", True)
+    assert isinstance(loaded["net.d"], pt.Fixed)
+    assert isinstance(loaded["net.e"], pt.Frozen)
+    back = pt.load(file, tree, rename={r"net\.(\w)\.weight": r"\1/w", r"net\.(\w+)": r"\1"})
+    assert same_tree(back, tree)
+
+
+def test_a_tie_that_a_step_breaks_is_written_out(saved):
+    file = saved(tied(), "safetensors", rename={"a/w": Convert("kernel", Transpose()), "(b|c)/w": r"\1"})
+    np.testing.assert_array_equal(pt.load(file, select="kernel")["kernel"], tied()["a"]["w"].T)
+    np.testing.assert_array_equal(pt.load(file, select="b")["b"], tied()["a"]["w"])
+    np.testing.assert_array_equal(pt.load(file, select="c")["c"], tied()["a"]["w"].T)
+
+
+@pytest.mark.parametrize("rules", [3, "a", {"a": 3}, {lambda name, leaf: True: "b"}])
+def test_rename_that_is_no_rules(saved, rules):
+    message(lambda: pt.load(saved({"a": jnp.ones(1)}), rename=rules), pt.RuleError)
+
+
+# --- cast ---------------------------------------------------------------------------------------------------
+
+
+def test_casts_are_those_of_pt_cast(saved):
+    rng = np.random.default_rng(0)
+    tree = {"w": rng.normal(size=50).astype("float32"), "norm": jnp.ones(3), "n": jnp.arange(3)}
+    rules = {"norm": "float32", "w": "bfloat16"}
+    loaded = pt.load(saved(tree), cast=rules)
+    assert same_tree(
+        loaded, pt.cast({"w": jnp.asarray(tree["w"]), "norm": tree["norm"], "n": tree["n"]}, rules)
+    )
+    plan = pt.plan_load(saved(tree), cast={"n": "float32"})
+    assert [row.note for row in plan.unresolved] == [
+        "n is int32, and float32 is of another kind; select the others only, or map_params it"
+    ]
+    assert "0: 'w': 'nothing'" in message(
+        lambda: pt.load(saved(tree), cast={"w": "nothing"}), pt.RuleError
+    ).replace("rule 0 'w'", "0: 'w'")
+
+
+def test_raw_bits_take_the_type_of_like(saved, tmp_path):
+    bits = np.arange(6, dtype="uint16").view(jnp.bfloat16)
+    np.savez(tmp_path / "raw.npz", w=bits)  # NumPy keeps the bits, and forgets the type
+    found = pt.load(tmp_path / "raw.npz", {"w": jnp.zeros(6, "bfloat16")})
+    assert np.asarray(found["w"]).tobytes() == bits.tobytes()
+    assert found["w"].dtype == jnp.bfloat16
+    assert "the file has |V2, bits without a type; pass like=" in message(
+        lambda: pt.load(tmp_path / "raw.npz")
+    )
+    assert "the file has |V2" in message(
+        lambda: pt.load(tmp_path / "raw.npz", {"w": jnp.zeros(6, "float16")})
+    )
+
+
+# --- keys, empty trees, big plans ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["npz", "safetensors"])
+@pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
+def test_random_keys(saved, form, impl):
+    key = jax.random.key(5, impl=impl)
+    tree = {"one": key, "many": {"keys": jax.random.split(key, 3)}, "fixed": pt.Fixed(key)}
+    loaded = pt.load(saved(tree, form))
+    assert loaded["one"].dtype == key.dtype
+    np.testing.assert_array_equal(
+        jax.random.key_data(loaded["many"]["keys"]), jax.random.key_data(tree["many"]["keys"])
+    )
+    again = pt.load(saved(tree, form), tree)
+    assert jax.random.normal(again["fixed"].value) == jax.random.normal(key)
+    assert re.search(r"loaded +one +key<\w+>\[\]", str(pt.plan_load(saved(tree, form))))
+    wrong = pt.plan_load(saved(tree, form), tree | {"one": jnp.zeros(2, "uint32")})
+    assert [row.status for row in wrong.unresolved] == ["shape"]
+
+
+def test_nothing_at_all(saved):
+    assert pt.load(saved({})) == {}
+    assert str(pt.plan_load(saved({}))).endswith("net.npz': no parameters")
+    assert same_tree(pt.load(saved({}), {}), {})
+    assert [row.status for row in pt.plan_load(saved({}), {}, rename={"a": "b"}).rows] == ["rule"]
+
+
+def test_ten_thousand_names_and_as_many_exact_rules(saved):
+    flat = {f"l.{n}.w": np.ones(1, "float32") for n in range(10_000)}
+    rules = {f"l.{n}.w": f"layer{n}/weight" for n in range(10_000)}
+    plan = pt.plan_load(saved(flat, "safetensors"), rename=rules)
+    assert {row.status for row in plan.rows} == {"renamed"}
