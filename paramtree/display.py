@@ -72,9 +72,19 @@ def block_text(title: str, lines: Iterable[str]) -> str:
     return "\n".join([f"{title} (", *(f"  {line}" for line in elide(list(lines))), ")"])
 
 
-def table_html(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Build an HTML table whose every cell is escaped; a very long one is elided in its middle."""
+def table_html(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]], strong: int = 0) -> str:
+    """Build an HTML table whose every cell is escaped; a very long one is elided in its middle.
+
+    Args:
+        caption: its title.
+        head: the titles of the columns.
+        rows: the cells.
+        strong: how many rows, of the first ones, have their first cell in bold.
+    """
     body = [f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows]
+    body[:strong] = [
+        row.replace("<td>", "<td><b>", 1).replace("</td>", "</b></td>", 1) for row in body[:strong]
+    ]
     heads = "".join(f"<th>{escape(cell)}</th>" for cell in head)
     if len(body) > _SHOWN:
         half = _SHOWN // 2

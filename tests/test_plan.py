@@ -76,7 +76,7 @@ def test_every_status_in_one_table(saved):
         + """1 loaded, 2 renamed, 1 cast, 1 tied, 1 left out, 1 not selected
   collision     both           float32[7]    from two; one is to be both too
   missing       dense0/weight  float32[4,3]  did you mean dense0/weigth?
-  shape         dense0/bias    float32[4]    the file has (5,)
+  shape         dense0/bias    float32[4]    the file has float32[5]
   dtype         shift          float32[2]    the file has float16; cast={'shift': 'float32'} converts it
   unexpected    dense0/weigth  float32[4,3]  did you mean dense0/weight?
   unexpected    extra          float16[2]
@@ -110,7 +110,7 @@ def test_a_plan_is_plain_values_too(saved):
     ]
     html = plan._repr_html_()
     assert html.count("<tr>") == 4
-    assert "<td>unexpected</td><td>a</td><td>float32[2,3]</td><td></td>" in html
+    assert "<td><b>unexpected</b></td><td>a</td><td>float32[2,3]</td><td></td>" in html
 
 
 def test_proposals(saved):
@@ -124,6 +124,18 @@ def test_proposals(saved):
         "enc.l0.kernel": "did you mean enc/l0/kernels?",
         "zz": "of the same shape: abc",
         "w10": "",
+    }
+
+
+def test_proposals_go_by_shape_first(saved):
+    file = saved({"fc1.bias": jnp.ones(120), "conv2.bias": jnp.ones(7)})
+    like = {"conv1": {"bias": jnp.ones(16)}, "dense0": {"bias": jnp.ones(120)}}
+    notes = {row.name or row.sources[0]: row.note for row in pt.plan_load(file, like).rows}
+    assert notes == {
+        "conv1/bias": "of another shape: conv2.bias or fc1.bias",
+        "dense0/bias": "of the same shape: fc1.bias",
+        "conv2.bias": "of another shape: conv1/bias",
+        "fc1.bias": "of the same shape: dense0/bias",
     }
 
 
@@ -240,7 +252,8 @@ def test_two_values_for_one_parameter(saved):
     )
     for strict in (True, False):
         assert message(partial(pt.load, file, like, strict=strict)) == (
-            "load: the file has two values for one parameter:\n  a/w is both a/w and b/w, and they differ"
+            "load: the file has two values for one parameter:\n"
+            "  a/w: the values of a/w and of b/w differ; leave one out by rename={'b/w': None}"
         )
     nan = {"a": {"w": jnp.full(2, jnp.nan)}, "b": {"w": jnp.full(2, jnp.nan)}}
     assert pt.load(saved(nan), {"a": {"w": jnp.ones(2)}, "b": pt.Alias("a")})["b"] == pt.Alias("a")

@@ -68,6 +68,11 @@ class Offer(NamedTuple):
     spec: Spec
 
     @property
+    def source(self) -> str:
+        """Name the arrays of the file that it is made of."""
+        return " + ".join(self.move.sources)
+
+    @property
     def note(self) -> str:
         """Say what is done to the arrays on the way."""
         return ", ".join(map(str, self.move.steps))

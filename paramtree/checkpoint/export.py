@@ -50,7 +50,7 @@ def rename_leaves(leaves: Leaves, notes: Notes, rename: Any) -> tuple[Leaves, No
         if offer.place in carried["ties"]:
             continue
         if offer.place in renamed:
-            twice.append(f"{offer.place} is made of {' + '.join(offer.move.sources)}, and of another before")
+            twice.append(f"{offer.place} is made of {offer.source}, and of another before")
         renamed[offer.place] = _leaf_of(leaves, contents, offer)
     raise_faults(BadNameError, "save: two arrays would have one name in the file:", twice)
     return renamed, carried

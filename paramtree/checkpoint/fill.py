@@ -71,7 +71,7 @@ def fill_leaves(fill: Fill) -> Any:
     with ExitStack() as stack:
         read: ReadOne | None = None
         for move, uses in fill.uses.items():
-            left = [use for use in uses if use.at not in done or use.offer.place != done[use.at]]
+            left = [use for use in uses if use.at not in done or use.offer.source != done[use.at]]
             if not left:
                 continue
             read = read or stack.enter_context(_opened(fill))
@@ -124,10 +124,14 @@ def _place(
             value = value.swapaxes(-1, -2)
         if use.at in done:
             if not _same_bits(leaves[use.at], _finished(value, use)):
-                faults.append(f"{use.name} is both {done[use.at]} and {use.offer.place}, and they differ")
+                second = use.offer.source
+                faults.append(
+                    f"{use.name}: the values of {done[use.at]} and of {second} differ; leave one out by "
+                    f"rename={{{second!r}: None}}"
+                )
             continue
         leaves[use.at] = _as_leaf(_finished(value, use), leaves[use.at])
-        done[use.at] = use.offer.place
+        done[use.at] = use.offer.source
     return faults
 
 
@@ -189,7 +193,7 @@ def _restore_sharded(fill: Fill, leaves: list[Any]) -> dict[int, str]:
     }
     for source, value in fill.stored.restore(specs).items():
         leaves[wanted[source].at] = value
-    return {use.at: use.offer.place for use in wanted.values()}
+    return {use.at: use.offer.source for use in wanted.values()}
 
 
 def _same_bits(one: Any, other: Any) -> bool:

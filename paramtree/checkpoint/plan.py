@@ -14,11 +14,11 @@ from paramtree import display
 from paramtree.checkpoint.contents import Contents, Offer, contents_of, find_offers, skeleton, turned
 from paramtree.checkpoint.fill import Fill, Use, fill_leaves
 from paramtree.checkpoint.formats import open_stored
-from paramtree.checkpoint.rows import UNRESOLVED, Row, count_text, ordered, propose, table_lines
+from paramtree.checkpoint.rows import UNRESOLVED, Row, count_text, ordered, propose, spec_text, table_lines
 from paramtree.checkpoint.stored import Stored
 from paramtree.checkpoint.tensors import is_tensor, tensor_spec
 from paramtree.errors import MismatchError, ParamTreeError
-from paramtree.names import flatten_named
+from paramtree.names import SEPARATOR, flatten_named, natural_name_key
 from paramtree.nodes import follow, tied_names
 from paramtree.renaming import Move, Naming
 from paramtree.select import Rule, Rules, Select, apply_select, match_rules, matches, parse_rules
@@ -86,8 +86,9 @@ class LoadPlan:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        head = ("status", "parameter", "shape and dtype", "")
-        return display.table_html(self._headline(), head, [row.cells() for row in ordered(self.rows)])
+        head = ("status", "parameter", "shape and dtype", "note")
+        rows = [row.cells() for row in ordered(self.rows)]
+        return display.table_html(self._headline(), head, rows, strong=len(self.unresolved))
 
     def _headline(self) -> str:
         return f"{str(self.file)!r}: {count_text(self.rows) or 'no parameters'}"
@@ -231,9 +232,10 @@ class _Planner:
             wanted = wanted_spec(self.leaves[index])
             if name not in self.chosen:
                 sources = tuple(each for offer, _ in by_name.get(name, ()) for each in offer.move.sources)
-                rows.append(Row("not selected", name, sources, wanted))
+                rows.append(Row("not selected", name, sources, wanted, "" if sources else "not in the file"))
             elif wanted is not None:
                 rows += self._rows_of(name, wanted, by_name.get(name, []), dtypes.get(name))
+        rest.sort(key=lambda row: natural_name_key(row.sources[0].replace(".", SEPARATOR)))
         return [*rows, *self._tied_rows(), *rest, *rule_rows]
 
     def _spare(self, offer: Offer, select: Select | None) -> Row:
@@ -245,7 +247,7 @@ class _Planner:
                 "tied", "", move.sources, offer.spec, f"to {stored} in the file; the tree has one of them"
             )
         if not self.filled or (select is not None and not matches(select, place, offer.spec)):
-            return Row("not selected", "", move.sources, offer.spec)
+            return Row("not selected", "", move.sources, offer.spec, "only in the file")
         note = f"as {place}" if (place,) != move.sources else ""
         return Row("unexpected", "", move.sources, offer.spec, note)
 
@@ -271,7 +273,7 @@ class _Planner:
         places: dict[str, Offer] = {}
         for offer, transposed in self._distinct(offers):
             if offer.place in places and not (offer.move.exact and places[offer.place].move.exact):
-                other = " + ".join(places[offer.place].move.sources)
+                other = places[offer.place].source
                 note = f"{other} is to be {offer.place} too"
                 rows.append(Row("collision", name, offer.move.sources, offer.spec, note))
                 continue
@@ -294,7 +296,7 @@ class _Planner:
         found = turned(offer.spec) if transposed and len(offer.spec.shape) > 1 else offer.spec
         sources = offer.move.sources
         if tuple(found.shape) != tuple(wanted.shape):
-            note = f"the file has {display.shape_text(found.shape)}"
+            note = f"the file has {spec_text(found)}"
             return Row("shape", name, sources, wanted, "; ".join(filter(None, (note, offer.note))))
         held = _typed(found.dtype, wanted.dtype)
         if held is None:
@@ -337,9 +339,5 @@ def _typed(found: Any, wanted: Any) -> Any:
     """Give the dtype of stored bits; raw ones, as NumPy writes bfloat16, are of the dtype wanted."""
     if getattr(found, "type", None) is not np.void:
         return found
-    fits = (
-        getattr(wanted, "kind", "") == "V"
-        and wanted.type is not np.void
-        and wanted.itemsize == found.itemsize
-    )
+    fits = getattr(wanted, "isbuiltin", 1) == 2 and wanted.itemsize == found.itemsize  # 2: of ml_dtypes
     return wanted if fits else None

@@ -65,12 +65,14 @@ def propose(rows: Sequence[Row]) -> list[Row]:
 
 def _proposal(row: Row, others: Sequence[Row]) -> str:
     alike = [other for other in others if tuple(other.spec.shape) == tuple(row.spec.shape)]
-    near = _nearest(row, alike) or _nearest(row, others)
-    if near:
+    if near := _nearest(row, alike):
         return f"did you mean {' or '.join(near)}?"
-    named = [_label(other) for other in alike[:_SAME_SHAPE]]
-    more = ", ..." if len(alike) > _SAME_SHAPE else ""
-    return f"of the same shape: {', '.join(named)}{more}" if named else ""
+    if alike:
+        named = [_label(other) for other in alike[:_SAME_SHAPE]]
+        more = ", ..." if len(alike) > _SAME_SHAPE else ""
+        return f"of the same shape: {', '.join(named)}{more}"
+    near = _nearest(row, others)
+    return f"of another shape: {' or '.join(near)}" if near else ""
 
 
 def _nearest(row: Row, others: Sequence[Row]) -> list[str]:
