@@ -293,7 +293,8 @@ def test_we_read_stock_files(tmp_path):
 def test_names_of_a_stock_file_that_cannot_be_nested(tmp_path):
     file = tmp_path / "x.safetensors"
     stock.save_file({"a": np.ones(1), "a/w": np.ones(1), "b//c": np.ones(1)}, file)
-    assert message(pt.BadNameError, lambda: pt.load(file)).startswith("these names cannot be nested:\n")
+    start = f"'{file}': these names cannot be nested:\n"
+    assert message(pt.BadNameError, lambda: pt.load(file)).startswith(start)
 
 
 # --- what cannot be saved -----------------------------------------------------------------------------------
@@ -312,7 +313,7 @@ def test_leaves_that_are_no_arrays_are_listed_at_once(form, tmp_path):
         f"  long is an array of {np.dtype(np.longdouble)}\n"
         "  name is 'net' of type str\n"
         "  rate is 0.5 of type float\n"
-        "  spec is ShapeDtypeStruct(shape=(2,), dtype=float32) of type ShapeDtypeStruct\n"
+        "  spec is ShapeDtypeStr...dtype=float32) of type ShapeDtypeStruct\n"
         "  time is an array of datetime64[s]\n"
         "  words is an array of <U1"
     )
@@ -492,33 +493,33 @@ def write_notes(file, text):
 @pytest.mark.parametrize(
     ("notes", "wanted"),
     [
-        ("hello", "load: the notes are not JSON: Expecting value: line 1 column 1 (char 0)."),
-        ("[1]", "load: the notes are damaged: '[1]' is not an object."),
-        ("null", "load: the notes are damaged: 'null' is not an object."),
-        ('{"version": 2}', "load: the notes are of version 2; this paramtree reads 1."),
-        ('{"fixed": ["gone"]}', "load: the notes are damaged: KeyError: 'gone'."),
-        ('{"fixed": 3}', "load: the notes are damaged: TypeError: 'int' object is not iterable."),
-        ('{"fixed": [["a"]]}', "load: the notes are damaged: TypeError: unhashable type: 'list'."),
+        ("hello", "the notes are not JSON: Expecting value: line 1 column 1 (char 0)."),
+        ("[1]", "the notes are damaged: '[1]' is not an object."),
+        ("null", "the notes are damaged: 'null' is not an object."),
+        ('{"version": 2}', "the notes are of version 2; this paramtree reads 1."),
+        ('{"fixed": ["gone"]}', "the notes are damaged: KeyError: 'gone'."),
+        ('{"fixed": 3}', "the notes are damaged: TypeError: 'int' object is not iterable."),
+        ('{"fixed": [["a"]]}', "the notes are damaged: TypeError: unhashable type: 'list'."),
         ('{"ties": ["c"]}',
-         "load: the notes are damaged: AttributeError: 'list' object has no attribute 'items'."),
-        ('{"ties": {"c": {"target": "a"}}}', "load: the notes are damaged: KeyError: 'transpose'."),
+         "the notes are damaged: AttributeError: 'list' object has no attribute 'items'."),
+        ('{"ties": {"c": {"target": "a"}}}', "the notes are damaged: KeyError: 'transpose'."),
         ('{"ties": {"c": "a"}}', None),
         ('{"ties": {"c": {"target": "gone", "transpose": false}}}', None),
         ('{"ties": {"c": {"target": "c", "transpose": false}}}', None),
         ('{"ties": {"c": {"target": ["a"], "transpose": false}}}', None),
         ('{"ties": {"a": {"target": "b", "transpose": false}}}',
-         "load: the notes are damaged: KeyError: 'a is there twice'."),
+         "the notes are damaged: KeyError: 'a is there twice'."),
         ('{"ties": {"a/w": {"target": "b", "transpose": false}}}', None),
         ('{"ties": {"": {"target": "b", "transpose": false}}}', None),
-        ('{"empty": ["a"]}', "load: the notes are damaged: KeyError: 'a is there twice'."),
+        ('{"empty": ["a"]}', "the notes are damaged: KeyError: 'a is there twice'."),
         ('{"empty": ["a/b"]}', None),
         ('{"empty": [3]}', None),
-        ('{"empty": 3}', "load: the notes are damaged: TypeError: 'int' object is not iterable."),
+        ('{"empty": 3}', "the notes are damaged: TypeError: 'int' object is not iterable."),
         ("[" * 100_000, None),
         (json.dumps({"ties": {f"t{i}": {"target": f"t{i + 1}", "transpose": False} for i in range(3000)}}),
-         "load: the names, or the ties, are nested too deeply for Python."),
+         "the names, or the ties, are nested too deeply for Python."),
         (json.dumps({"empty": ["/".join("x" * 5000)]}),
-         "load: the names, or the ties, are nested too deeply for Python."),
+         "the names, or the ties, are nested too deeply for Python."),
     ],
 )  # fmt: skip
 @both
@@ -527,7 +528,7 @@ def test_hostile_notes(form, notes, wanted, tmp_path):
     write_notes(file, notes)
     with pytest.raises(pt.ParamTreeError) as caught:
         pt.load(file)
-    assert wanted is None or str(caught.value) == wanted
+    assert str(caught.value) == f"'{file}': {wanted}" if wanted else str(file) in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -535,7 +536,7 @@ def test_hostile_notes(form, notes, wanted, tmp_path):
 )
 def test_hostile_dtypes(dtypes, tmp_path):
     write_notes(tmp_path / "x.npz", json.dumps({"dtypes": dtypes}))
-    start = "load: the notes on dtypes are damaged: "
+    start = f"'{tmp_path / 'x.npz'}': the notes on dtypes are damaged: "
     assert message(pt.ParamTreeError, lambda: pt.load(tmp_path / "x.npz")).startswith(start)
 
 

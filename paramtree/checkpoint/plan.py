@@ -2,7 +2,8 @@
 
 import os
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from paramtree import display
 from paramtree.checkpoint.contents import Contents, Offer, contents_of, find_offers, skeleton, turned
 from paramtree.checkpoint.fill import Fill, Use, fill_leaves
 from paramtree.checkpoint.formats import open_stored
+from paramtree.checkpoint.rawfile import FileChangedError
 from paramtree.checkpoint.rows import UNRESOLVED, Row, count_text, ordered, propose, spec_text, table_lines
 from paramtree.checkpoint.stored import Stored
 from paramtree.checkpoint.tensors import is_tensor, tensor_spec
@@ -145,17 +147,30 @@ def plan_load(
         FileNotFoundError: where there is no such file.
     """
     path = Path(file)
-    stored = open_stored(path)
-    contents = contents_of(stored.specs, stored.notes)
+    with _naming(path):
+        stored = open_stored(path)
+        contents = contents_of(stored.specs, stored.notes)
     if stored.by_position:
         rename = _by_position(path, stored, like, rename)
     rename = rename if like is None else _without_spare(rename, contents, like)
     offers, rows = find_offers(stored, contents, rename, select)
-    model = skeleton(stored, contents, offers, rename is not None) if like is None else like
+    with _naming(path):
+        model = skeleton(stored, contents, offers, rename is not None) if like is None else like
     tree, chosen = _tree_and_chosen(model, select, like is None)
     planner = _Planner(tree, chosen, contents, like is not None)
     rows = planner.rows(offers, select, cast) + rows
     return LoadPlan(path, propose(rows), Fill(stored, contents, tree, model, frozenset(chosen), planner.uses))
+
+
+@contextmanager
+def _naming(path: Path) -> Generator[None]:
+    """Name the file in an error about its names and notes."""
+    try:
+        yield
+    except ParamTreeError as error:
+        if repr(str(path)) in str(error) or isinstance(error, FileChangedError):
+            raise
+        raise type(error)(f"{str(path)!r}: {str(error).removeprefix('load: ')}") from error
 
 
 def _by_position(path: Path, stored: Stored, like: Any, rename: Any) -> dict[str, str]:
