@@ -193,6 +193,9 @@ def resolve(params: Any, /) -> Any:
     return _Resolution(params).expand(params, "") if has_nodes(structure_of(params)) else params
 
 
+_MOST_FOLLOWED = 100_000  # aliases followed in one walk: a few lines of a hostile file can mean billions
+
+
 class _Resolution:
     """One walk that resolves a tree.
 
@@ -205,6 +208,7 @@ class _Resolution:
         self.root = root
         self.names_only = names_only
         self.open: list[str] = []  # the places whose resolution is under way
+        self.followed = 0
 
     def expand(self, node: Any, place: str) -> Any:
         if is_dict(node) and type(node) is dict:
@@ -221,6 +225,12 @@ class _Resolution:
         if place in self.open:
             circle = " -> ".join([*self.open[self.open.index(place) :], place])
             raise TieError(f"the tie of {place!r} is a circle: {circle}. Let one of these be an array.")
+        self.followed += 1
+        if self.followed > _MOST_FOLLOWED:
+            raise TieError(
+                f"the ties of this tree multiply: after {_MOST_FOLLOWED:,} of them there are more. Blocks "
+                "that are tied to blocks of ties double with every level; tie them to what holds the arrays."
+            )
         self.open.append(place)
         try:
             if self.names_only and isinstance(node, Alias):
@@ -301,7 +311,10 @@ def tied_names(structure: Structure) -> dict[str, str]:
         return {}
     owner = dict(zip(structure.indices, structure.names, strict=True))
     tree = index_tree(structure.treedef)
-    expanded = _Resolution(tree, names_only=True).expand(tree, "")
+    try:
+        expanded = _Resolution(tree, names_only=True).expand(tree, "")
+    except (RecursionError, SystemError) as error:  # the second is how JAX reports the first
+        raise TieError("the ties of this tree are nested too deeply for Python.") from error
     found = ((name, owner[index]) for name, index in walk(expanded) if type(index) is int)
     return {name: source for name, source in found if name != source}
 

@@ -517,7 +517,7 @@ def write_notes(file, text):
         ('{"empty": 3}', "the notes are damaged: TypeError: 'int' object is not iterable."),
         ("[" * 100_000, None),
         (json.dumps({"ties": {f"t{i}": {"target": f"t{i + 1}", "transpose": False} for i in range(3000)}}),
-         "the names, or the ties, are nested too deeply for Python."),
+         "the ties of this tree are nested too deeply for Python."),
         (json.dumps({"empty": ["/".join("x" * 5000)]}),
          "the names, or the ties, are nested too deeply for Python."),
     ],

@@ -243,7 +243,7 @@ def test_a_slash_nests_as_everywhere(make):
     assert {key: list(block) for key, block in loaded.items()} == {"x": ["y:z", "w.b"]}
     file = make(content(entry(ONE), entry(ONE), names=[b"x", b"x/y"]))
     assert message(pt.BadNameError, lambda: pt.load(file)) == (
-        "these names cannot be nested:\n  'x' is a parameter, and a block that holds 'x/y'"
+        f"'{file}': these names cannot be nested:\n  'x' is a parameter, and a block that holds 'x/y'"
     )
 
 

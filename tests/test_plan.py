@@ -8,12 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 from sameness import same_tree
 
 import paramtree as pt
 from paramtree import nn
 from paramtree.checkpoint.rawfile import FileChangedError
-from paramtree.renaming import Convert, Join, Split, Transpose, invert
+from paramtree.renaming import Convert, Flatten, Join, Split, Transpose, Unflatten, invert
 
 X = jnp.ones((2, 3))
 NET = nn.Sequential(nn.Dense(4), nn.BatchNorm(), nn.Dense(2))
@@ -478,3 +479,210 @@ def test_ten_thousand_names_and_as_many_exact_rules(saved):
     rules = {f"l.{n}.w": f"layer{n}/weight" for n in range(10_000)}
     plan = pt.plan_load(saved(flat, "safetensors"), rename=rules)
     assert {row.status for row in plan.rows} == {"renamed"}
+
+
+# --- what a hostile reading found ---------------------------------------------------------------------------
+
+W = np.arange(64.0, dtype="float32").reshape(8, 8)
+
+
+def test_saving_under_the_name_of_a_tied_place(saved):
+    tree = {"a": W, "b": pt.Alias("a"), "z": W + 9}
+    for rules in ({"z": "b"}, {"b": "a"}, {"a|b": "x"}):
+        assert "save: two arrays would have one name in the file:" in message(
+            partial(saved, tree, rename=rules), pt.BadNameError
+        )
+
+
+def test_an_alias_renamed_onto_its_source_is_no_tie(saved):
+    found = pt.load(saved({"a": W, "b": pt.Alias("a")}), {"x": W}, rename={"a": "x", "b": "x"})
+    assert same_tree(found, {"x": W})
+
+
+@pytest.mark.parametrize("mark", [pt.Fixed, pt.Frozen])
+def test_marks_go_through_steps_and_other_names(saved, mark):
+    step = {"a": Convert("x", Transpose())}
+    assert type(pt.load(saved({"a": mark(W)}, rename=step))["x"]) is mark
+    assert type(pt.load(saved({"a": mark(W)}), rename=step)["x"]) is mark
+    parts = {"a": Convert(["x", "y"], Split(2))}
+    assert type(pt.load(saved({"a": mark(W)}), rename=parts)["y"]) is mark
+    assert type(pt.load(saved({"k": mark(W), "m": pt.Alias("k")}, rename={"k": None}))["m"]) is mark
+
+
+def test_keys_are_renamed_and_never_converted(saved):
+    keys = jax.random.split(jax.random.key(0), (2, 3))
+    like = {"k": keys, "m": jax.random.split(jax.random.key(0), (3, 2))}
+    found = pt.load(saved({"k": keys, "m": pt.Alias("k", True)}), like)
+    np.testing.assert_array_equal(jax.random.key_data(found["m"]), jax.random.key_data(keys.T))
+    single = pt.load(saved({"k": keys, "m": pt.Alias("k")}, rename={"k": None}))["m"]
+    assert single.dtype == keys.dtype
+    text = "keys of jax.random can be renamed, and not converted"
+    step = {"k": Convert("x", Transpose())}
+    assert text in message(partial(saved, {"k": keys}, rename=step))
+    assert text in message(partial(pt.load, saved({"k": keys}), rename=step))
+    assert text in message(partial(saved, {"k": keys, "m": pt.Alias("k", True)}, rename={"k": None}))
+
+
+def test_keys_go_where_like_has_them(saved):
+    device = jax.devices()[2]
+    like = {"k": jax.device_put(jax.random.key(1), device)}
+    assert pt.load(saved({"k": jax.random.key(0)}), like)["k"].devices() == {device}
+
+
+def test_a_tree_that_changes_after_the_plan(saved):
+    like = {"b": W * 0, "c": W * 0}
+    plan = pt.plan_load(saved({"b": W + 1, "c": W + 2}), like)
+    like["a"] = W * 0
+    del like["c"]
+    assert same_tree(plan.params(), {"b": W + 1, "c": W + 2})
+
+
+@pytest.mark.parametrize("value", [None, Convert("q", Transpose()), "q"])
+def test_two_rules_that_hit_nothing(saved, value):
+    plan = pt.plan_load(saved({"a": W}), {"a": W}, rename={"typo1": value, "typo2": value})
+    assert [row.status for row in plan.rows] == ["loaded", "rule", "rule"]
+
+
+def test_ties_that_differ_by_a_transpose(saved):
+    file = saved({"a": W, "c": pt.Alias("a", True)})
+    for like, rules in (({"a": W, "c": pt.Alias("a")}, None), ({"a": W}, {"c": "a"})):
+        with pytest.raises(pt.MismatchError):
+            pt.load(file, like, rename=rules)
+
+
+def test_a_tie_in_the_file_excuses_only_what_is_loaded(saved):
+    file = saved({"a": W, "b": pt.Alias("a"), "x": W + 1})
+    plan = pt.plan_load(file, {"a": W}, rename={("b", "x"): Convert("nope", Join())})
+    assert [row.sources for row in plan.unresolved] == [("b", "x")]
+    plan = pt.plan_load(file, {"x": W}, rename={"a": None, "b": "typo"})
+    assert [row.sources for row in plan.unresolved] == [("b",)]
+
+
+def test_a_place_of_like_that_is_no_array(saved):
+    plan = pt.plan_load(saved({"a": W, "act": W}), {"a": W, "act": "relu"})
+    assert [(row.status, row.note) for row in plan.unresolved] == [
+        ("unexpected", "act is no array in `like`")
+    ]
+
+
+@pytest.mark.parametrize(("number", "dtype"), [(1, "float32"), (True, "float32"), (1.0, "complex64")])
+def test_numbers_are_not_cut(saved, number, dtype):
+    plan = pt.plan_load(saved({"a": np.asarray(0.5, dtype)}), {"a": number}, cast={"a": dtype})
+    kind = type(number).__name__
+    assert [row.note for row in plan.unresolved] == [f"`like` has a {kind} there, which cannot hold {dtype}"]
+
+
+def test_numbers_that_are_tied(saved):
+    third = np.asarray(0.1, "float32")
+    found = pt.load(saved({"a": third, "b": third}), {"a": 1.0, "b": pt.Alias("a")}, cast={"a": "float32"})
+    assert found["a"] == float(third)
+    assert type(pt.load(saved({"a": third}), {"a": np.float32(1)})["a"]) is np.float32
+
+
+def test_iterators_are_read_once(saved):
+    file = saved({"a": W, "a2": W})
+    assert pt.load(file, cast=iter([("a.*", "bfloat16")]))["a"].dtype == jnp.bfloat16
+    assert statuses(pt.plan_load(file, {"a": W, "k": W}, select=iter(["a.*"])))["a2"] == "unexpected"
+    assert "b" in pt.load(file, rename=iter([("a2", "b")]))
+    for strict in (iter(["missing"]), None, 1, 3.5):
+        message(partial(pt.plan_load(file).params, strict=strict), pt.ParamTreeError)
+
+
+def test_empty_blocks_keep_their_names(saved):
+    tree = {"a": W, "e": {}}
+    assert pt.load(saved(tree), rename={})["e"] == {}
+    assert pt.load(saved(tree, rename={"a": "z"}))["e"] == {}
+    assert same_tree(pt.load(saved(tree), rename={"a": "e/w"}), {"e": {"w": jnp.asarray(W)}})
+
+
+def test_circles_and_chains_in_like(saved):
+    file = saved({"a": W})
+    circle = {"a": pt.Alias("b"), "b": pt.Alias("a")}
+    message(partial(pt.load, file, circle, rename={"x": "a"}), pt.TieError)
+    chain = {f"b{n}": pt.Alias(f"b{n + 1}" if n < 2999 else "a") for n in range(3000)}
+    assert message(partial(pt.plan_load, file, {"a": W, **chain}), pt.TieError) == (
+        "the ties of this tree are nested too deeply for Python."
+    )
+
+
+def test_ties_that_multiply(saved):
+    file = saved({"a": W, "b": W}, "safetensors")
+    ties = {
+        f"b{n}/{half}": {"target": f"b{n - 1}" if n else "a", "transpose": False}
+        for n in range(40)
+        for half in "xy"
+    }
+    save_file({"a": W, "b": W}, file, metadata={"paramtree": json.dumps({"ties": ties})})
+    start = f"'{file}': the ties of this tree multiply: after 100,000 of them there are more."
+    assert message(partial(pt.plan_load, file, {"a": W, "b": W}), pt.TieError).startswith(start)
+
+
+def test_names_forge_no_rows(saved):
+    name = "b\n  loaded  secret \x1b[31m"
+    lines = str(pt.plan_load(saved({name: W, "x" * 1000: W, "short": W}))).splitlines()
+    assert len(lines) == 4
+    assert "\x1b" not in "".join(lines)
+    assert max(map(len, lines[1:])) < 200
+
+
+def test_a_predicate_and_something_refused(tmp_path):
+    np.savez(tmp_path / "x.npz", a=np.ones(2, "f4"), s=np.array(["x"]))
+    plan = pt.plan_load(tmp_path / "x.npz", select=lambda name, leaf: len(leaf.shape) == 1)
+    assert [row.status for row in plan.rows] == ["loaded", "refused"]
+
+
+def test_a_step_that_does_not_fit_outside_of_the_select(saved):
+    rules = {"w": Convert(["q", "k"], Split(2))}
+    plan = pt.plan_load(saved({"a": W, "w": W[:7]}), {"a": W, "q": W, "k": W}, select="a", rename=rules)
+    assert plan.unresolved == ()
+
+
+@pytest.mark.parametrize(
+    "notes", [{"fixed": 3}, {"fixed": [[1]]}, {"fixed": ["zz"]}, {"frozen": None, "empty": 3}]
+)
+@pytest.mark.parametrize("options", [{}, {"rename": {"a": "q"}}, {"like": {"a": W}}])
+def test_damaged_notes(tmp_path, notes, options):
+    save_file({"a": W}, tmp_path / "x.safetensors", metadata={"paramtree": json.dumps(notes)})
+    assert "the notes are damaged" in message(
+        partial(pt.load, tmp_path / "x.safetensors", **options), pt.ParamTreeError
+    )
+
+
+@pytest.mark.parametrize("file", [3, None, b"x", "a\0b"])
+def test_what_is_no_path(file):
+    assert message(partial(pt.load, file), pt.ParamTreeError) == (
+        f"load takes the path of a file, and not {file!r}."
+    )
+
+
+def test_one_value_for_two_rules_is_tied(saved):
+    plan = pt.plan_load(saved({"a": W, "b": W}), {"c": W}, rename={"a": "c", "b": "c"})
+    assert [row.status for row in plan.rows] == ["renamed", "tied"]
+    plan = pt.plan_load(saved({"a": W[:2], "b": W}), {"a": W, "b": pt.Alias("a")})
+    assert [row.status for row in plan.rows] == ["shape", "loaded", "tied"]
+
+
+def test_a_proposal_leaves_the_place_that_a_rule_gave(saved):
+    plan = pt.plan_load(saved({"x.w": W}), {"enc": {"weight": W}}, rename={"x.w": "enc/weihgt"})
+    assert "as enc/weihgt" in plan.unresolved[1].note
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda: Split(2.0), "Split takes whole numbers as parts, and not 2.0."),
+        (lambda: Transpose(1.5), "Transpose takes whole numbers as axes, and not 1.5."),
+        (lambda: Transpose(("a", 1)), "Transpose takes whole numbers as axes, and not ('a', 1)."),
+        (lambda: Join("0"), "Join takes whole numbers as axis, and not '0'."),
+        (lambda: Unflatten(0, (-2, -4)), "Unflatten takes sizes of which one may be -1, and not (-2, -4)."),
+        (lambda: Flatten(0, [-1, -1]), "Flatten takes sizes of which one may be -1, and not [-1, -1]."),
+    ],
+)
+def test_steps_of_other_things(make, text):
+    assert message(make, pt.RuleError) == text
+
+
+def test_steps_take_lists(saved):
+    file = saved({"a": W})
+    found = pt.load(file, rename={"a": Convert(["x", "y"], Split([3, 5]), Transpose([1, 0]))})
+    np.testing.assert_array_equal(found["y"], W[3:].T)

@@ -9,7 +9,7 @@ from typing import Any
 from paramtree.checkpoint.export import rename_leaves
 from paramtree.checkpoint.formats import save_file
 from paramtree.checkpoint.layout import split_parts
-from paramtree.checkpoint.plan import LoadPlan, plan_load
+from paramtree.checkpoint.plan import LoadPlan, plan_load, settled
 from paramtree.checkpoint.rawfile import FileChangedError
 from paramtree.checkpoint.rows import Row
 from paramtree.errors import ParamTreeError
@@ -89,6 +89,7 @@ def load(
         MismatchError: with the whole table, where anything is unresolved.
         FileNotFoundError: where there is no such file.
     """
+    select, rename, cast = settled(select, rename, cast)
     for _ in range(_TRIES):
         with suppress(FileChangedError):  # another program has saved it meanwhile
             return plan_load(file, like, select, rename, cast).params(strict=strict)

@@ -9,10 +9,10 @@ from paramtree.checkpoint.layout import Notes, join_parts, key_specs
 from paramtree.checkpoint.rows import Row
 from paramtree.checkpoint.stored import Stored
 from paramtree.errors import MismatchError, listing
-from paramtree.names import structure_of
+from paramtree.names import blocks_above, structure_of
 from paramtree.nodes import follow, tied_names
 from paramtree.renaming import Move, find_moves
-from paramtree.select import Select, matches
+from paramtree.select import Select, depends_on_leaves, matches
 
 Spec = jax.ShapeDtypeStruct
 
@@ -37,7 +37,7 @@ def contents_of(stored: Mapping[str, Spec], notes: Notes) -> Contents:
     """
     specs = {**stored, **key_specs(stored, notes)}
     origin = {name: (name, False) for name in specs}
-    if notes.get("ties"):
+    if any(notes.get(kind) for kind in ("ties", "fixed", "frozen", "empty")):
         structure = structure_of(join_parts(specs, notes))
         for place in tied_names(structure):
             source, transposed = follow(structure, place)
@@ -95,7 +95,7 @@ def find_offers(
         known = [contents.specs[name] for name in move.sources if name not in refused]
         if not move.targets:
             rows += [Row("left out", "", (name,), contents.specs.get(name)) for name in move.sources]
-        elif bad and select is not None and not any(matches(select, target) for target in move.targets):
+        elif bad and _is_outside(select, move):
             rows.append(Row("not selected", "", move.sources, None))
         elif bad:
             note = listing([f"it is {stored.refused[name]}" for name in bad])
@@ -104,6 +104,9 @@ def find_offers(
             try:
                 specs = move.specs(contents.specs)
             except MismatchError as error:
+                if _is_outside(select, move):
+                    rows.append(Row("not selected", "", move.sources, known[0]))
+                    continue
                 rows.append(Row("shape", "", move.sources, known[0], str(error)))
                 continue
             offers += [
@@ -111,6 +114,13 @@ def find_offers(
                 for output, (target, spec) in enumerate(zip(move.targets, specs, strict=True))
             ]
     return offers, rows
+
+
+def _is_outside(select: Select | None, move: Move) -> bool:
+    """Tell whether a select leaves out all that a move gives; a predicate would have to see the values."""
+    if select is None or depends_on_leaves(select):
+        return False
+    return not any(matches(select, target) for target in move.targets)
 
 
 def skeleton(stored: Stored, contents: Contents, offers: list[Offer], renamed: bool) -> dict[str, Any]:
@@ -135,19 +145,23 @@ def carry_notes(notes: Notes, contents: Contents, offers: list[Offer]) -> Notes:
     tied = {
         whole[place]: {"target": whole[source], "transpose": transposed}
         for place, (source, transposed) in contents.origin.items()
-        if place != source and place in whole and source in whole
+        if place != source and place in whole and source in whole and whole[place] != whole[source]
     }
+    made_of = {
+        offer.place: {contents.origin[name][0] for name in offer.move.sources}
+        for offer in offers
+        if offer.place not in tied
+    }
+    fixed, frozen, keys = set(notes.get("fixed", ())), set(notes.get("frozen", ())), notes.get("keys", {})
+    taken = {block for offer in offers for block in (*blocks_above(offer.place), offer.place)}
     return {
         "ties": tied,
-        "fixed": _carried(notes.get("fixed", ()), whole),
-        "frozen": _carried(notes.get("frozen", ()), whole),
-        "keys": {whole[name]: kind for name, kind in notes.get("keys", {}).items() if name in whole},
+        "fixed": [place for place, sources in made_of.items() if sources <= fixed],
+        "frozen": [place for place, sources in made_of.items() if sources <= frozen],
+        "keys": {place: keys[name] for place, names in made_of.items() for name in names if name in keys},
+        "empty": [name for name in notes.get("empty", ()) if taken.isdisjoint((*blocks_above(name), name))],
     }
 
 
 def _is_plain(move: Move) -> bool:
     return not move.steps and len(move.sources) == len(move.targets) == 1
-
-
-def _carried(names: Any, whole: Mapping[str, str]) -> list[str]:
-    return [whole[name] for name in names if name in whole]

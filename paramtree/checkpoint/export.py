@@ -9,7 +9,7 @@ import numpy as np
 from paramtree.checkpoint.contents import Contents, Offer, carry_notes, contents_of
 from paramtree.checkpoint.layout import Leaves, Notes, host_array
 from paramtree.checkpoint.stored import Array
-from paramtree.errors import BadNameError, RuleError, raise_faults
+from paramtree.errors import BadNameError, MismatchError, RuleError, raise_faults
 from paramtree.renaming import Move, find_moves
 
 
@@ -32,9 +32,10 @@ def rename_leaves(leaves: Leaves, notes: Notes, rename: Any) -> tuple[Leaves, No
     Raises:
         RuleError: listing every fault of the rules.
         BadNameError: listing every name that two arrays would have.
+        MismatchError: where steps do not fit the arrays, or are for keys of `jax.random`.
     """
     specs = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in leaves.items()}
-    contents = contents_of(specs, {**notes, "keys": {}})
+    contents = contents_of(specs, notes)
     moves, faults = find_moves(contents.specs, rename)
     raise_faults(RuleError, "save: the rules of rename= do not fit the tree:", faults)
     offers = [
@@ -44,13 +45,22 @@ def rename_leaves(leaves: Leaves, notes: Notes, rename: Any) -> tuple[Leaves, No
         for output, (target, spec) in enumerate(zip(move.targets, move.specs(contents.specs), strict=True))
     ]
     carried = carry_notes(notes, contents, offers)
+    turned = [
+        f"{offer.place} would be the transpose of {name}"
+        for offer in offers
+        for name, transposed in (contents.origin[each] for each in offer.move.sources)
+        if transposed and name in notes["keys"] and offer.place not in carried["ties"]
+    ]
+    raise_faults(MismatchError, "save: keys of jax.random can be renamed, and not converted:", turned)
     renamed: Leaves = {}
     twice: list[str] = []
+    placed: set[str] = set()
     for offer in offers:
+        if offer.place in placed:
+            twice.append(f"{offer.place} is made of {offer.source}, and of another before")
+        placed.add(offer.place)
         if offer.place in carried["ties"]:
             continue
-        if offer.place in renamed:
-            twice.append(f"{offer.place} is made of {offer.source}, and of another before")
         renamed[offer.place] = _leaf_of(leaves, contents, offer)
     raise_faults(BadNameError, "save: two arrays would have one name in the file:", twice)
     return renamed, carried

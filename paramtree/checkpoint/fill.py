@@ -12,9 +12,9 @@ from paramtree.checkpoint.contents import Contents, Offer
 from paramtree.checkpoint.layout import as_leaf, is_key
 from paramtree.checkpoint.rawfile import read_ahead
 from paramtree.checkpoint.stored import Array, ReadOne, Stored, new_array
-from paramtree.checkpoint.tensors import is_tensor, tensor_of
+from paramtree.checkpoint.tensors import array_of, is_tensor, tensor_of
 from paramtree.errors import MismatchError, raise_faults
-from paramtree.names import flatten_named
+from paramtree.names import Structure
 from paramtree.renaming import Move
 
 
@@ -44,7 +44,8 @@ class Fill(NamedTuple):
     Attributes:
         stored: the file.
         contents: its arrays under all their names.
-        tree: the tree to fill.
+        leaves: of the tree to fill, in JAX's order.
+        structure: of the tree to fill.
         model: a tree whose order the filled one gets.
         chosen: the names that are to be loaded.
         uses: what is read, and where it goes.
@@ -52,7 +53,8 @@ class Fill(NamedTuple):
 
     stored: Stored
     contents: Contents
-    tree: Any
+    leaves: Sequence[Any]
+    structure: Structure
     model: Any
     chosen: frozenset[str]
     uses: Mapping[Move, Sequence[Use]]
@@ -65,7 +67,7 @@ def fill_leaves(fill: Fill) -> Any:
         MismatchError: listing every parameter that has two values in the file, and every one that has none.
         ParamTreeError: where the values are damaged.
     """
-    leaves, structure = flatten_named(fill.tree)
+    leaves, structure = list(fill.leaves), fill.structure
     done = _restore_sharded(fill, leaves)
     faults: list[str] = []
     with ExitStack() as stack:
@@ -109,7 +111,8 @@ def in_order_of(tree: Any, model: Any) -> Any:
     """
     if type(tree) is not dict or type(model) is not dict:
         return tree
-    return {key: in_order_of(tree[key], model[key]) for key in model if key in tree}
+    order = dict.fromkeys([*(key for key in model if key in tree), *tree])
+    return {key: in_order_of(tree[key], model.get(key)) for key in order}
 
 
 def _place(
@@ -130,7 +133,10 @@ def _place(
                     f"rename={{{second!r}: None}}"
                 )
             continue
-        leaves[use.at] = _as_leaf(_finished(value, use), leaves[use.at])
+        try:
+            leaves[use.at] = _as_leaf(_finished(value, use), leaves[use.at])
+        except ValueError as error:  # a sharding of `like` that JAX refuses
+            raise MismatchError(f"load: {use.name} cannot be put where it is in `like`: {error}") from error
         done[use.at] = use.offer.source
     return faults
 
@@ -140,7 +146,7 @@ def _read(fill: Fill, name: str, read: ReadOne) -> Any:
     kind = fill.stored.notes.get("keys", {}).get(source)
     value = read(source)
     if kind is not None:
-        return jax.random.wrap_key_data(jax.device_put(value), impl=kind)
+        value = jax.random.wrap_key_data(jax.device_put(value), impl=kind)
     return value.swapaxes(-1, -2) if transposed and value.ndim > 1 else value
 
 
@@ -165,11 +171,13 @@ def _as_leaf(value: Any, old: Any) -> Any:
         return type(old)(value.item())
     if is_tensor(old):
         return tensor_of(value, old)
-    if isinstance(old, np.ndarray) or isinstance(value, jax.Array):
+    if isinstance(old, np.generic):
+        return value[()]
+    if isinstance(old, np.ndarray):
         return value
     sharding = getattr(old, "sharding", None)
     if sharding is None or (isinstance(old, jax.Array) and not old.committed):
-        return as_leaf(value)
+        return value if isinstance(value, jax.Array) else as_leaf(value)
     return as_leaf(value, lambda array: jax.device_put(array, sharding))
 
 
@@ -182,6 +190,9 @@ def _restore_sharded(fill: Fill, leaves: list[Any]) -> dict[int, str]:
         for use in uses:
             source, seen_transposed = fill.contents.origin[use.offer.move.sources[0]]
             plain = not use.offer.move.steps and not use.transposed and not seen_transposed
+            leaf = leaves[use.at]
+            plain = plain and not (isinstance(leaf, jax.Array) and not leaf.committed)
+            plain = plain and source not in fill.stored.notes.get("keys", {})
             sharding = getattr(leaves[use.at], "sharding", None)
             if plain and use.held == use.final and sharding is not None and source not in wanted:
                 wanted[source] = use
@@ -199,8 +210,10 @@ def _restore_sharded(fill: Fill, leaves: list[Any]) -> dict[int, str]:
 def _same_bits(one: Any, other: Any) -> bool:
     if isinstance(one, jax.Array) and is_key(one):
         one, other = jax.random.key_data(one), jax.random.key_data(other)
+    if isinstance(one, bool | int | float | complex):
+        one = np.asarray(one, other.dtype)
     return _bytes_of(one).tobytes() == _bytes_of(other).tobytes()
 
 
 def _bytes_of(value: Any) -> Array:
-    return np.ascontiguousarray(np.asarray(value))
+    return np.ascontiguousarray(array_of(value) if is_tensor(value) else np.asarray(value))

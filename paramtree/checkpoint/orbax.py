@@ -52,7 +52,9 @@ def open_file(path: Path) -> Stored:
     def reading() -> Generator[ReadOne]:
         yield lambda name: folder.read(name, specs[name])
 
-    return Stored(specs, reading, notes, refused, restore=lambda wanted: read_sharded(path, wanted))
+    return Stored(
+        specs, reading, notes, refused, restore=lambda wanted: _restored(path, folder, specs, wanted)
+    )
 
 
 def read_sharded(path: Path, specs: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
@@ -67,6 +69,15 @@ def read_sharded(path: Path, specs: Mapping[str, jax.ShapeDtypeStruct]) -> dict[
         MismatchError: listing all that is missing, without a sharding, or of another shape or dtype.
     """
     folder, stored, _, _ = _open(path)
+    return _restored(path, folder, stored, specs)
+
+
+def _restored(
+    path: Path,
+    folder: Any,
+    stored: Mapping[str, jax.ShapeDtypeStruct],
+    specs: Mapping[str, jax.ShapeDtypeStruct],
+) -> dict[str, jax.Array]:
     faults = [fault for name, spec in specs.items() for fault in _spec_faults(name, spec, stored)]
     raise_faults(MismatchError, f"load: {str(path)!r} does not hold what is asked:", faults)
     return {

@@ -11,6 +11,7 @@ RESOLVED = ("loaded", "renamed", "cast", "tied", "left out", "not selected")
 UNRESOLVED = ("missing", "unexpected", "shape", "dtype", "collision", "refused", "rule")
 
 _PROPOSED = 20  # rows that are given a proposal, so that a plan never takes seconds
+_LONGEST = 120  # letters of a name
 _SAME_SHAPE = 3  # candidates of the same shape that are named
 
 
@@ -38,10 +39,16 @@ class Row(NamedTuple):
 
     def cells(self) -> tuple[str, str, str, str]:
         """Give the row's status, name, shape and dtype, and all else."""
-        source = " + ".join(self.sources)
-        named = self.name or source
+        source = " + ".join(map(_shown, self.sources))
+        named = _shown(self.name) if self.name else source
         origin = f"from {source}" if source and source != named else ""
         return self.status, named, spec_text(self.spec), "; ".join(filter(None, (origin, self.note)))
+
+
+def _shown(name: str) -> str:
+    """Write a name on one line of a table: a very long one without its middle, control characters escaped."""
+    name = name if name.isprintable() and name else repr(name)
+    return name if len(name) <= _LONGEST else f"{name[: _LONGEST * 2 // 3]}...{name[-_LONGEST // 3 :]}"
 
 
 def spec_text(spec: Any) -> str:
@@ -60,7 +67,7 @@ def propose(rows: Sequence[Row]) -> list[Row]:
     spare = [row for row in rows if row.status == "unexpected"]
     proposed = {id(row): _proposal(row, spare) for row in missing[:_PROPOSED]}
     proposed |= {id(row): _proposal(row, missing) for row in spare[:_PROPOSED]}
-    return [row._replace(note=proposed.get(id(row)) or row.note) for row in rows]
+    return [row._replace(note="; ".join(filter(None, (row.note, proposed.get(id(row)))))) for row in rows]
 
 
 def _proposal(row: Row, others: Sequence[Row]) -> str:

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from paramtree.errors import MismatchError
+
 Array = np.ndarray[Any, Any]
 
 _BITS = {1: "uint8", 2: "int16", 4: "int32", 8: "int64"}  # what both libraries know, by size in bytes
@@ -17,8 +19,18 @@ def is_tensor(leaf: Any) -> bool:
 
 
 def tensor_spec(tensor: Any) -> jax.ShapeDtypeStruct:
-    """Give a tensor's shape and dtype as JAX writes them."""
-    return jax.ShapeDtypeStruct(tuple(tensor.shape), jnp.dtype(str(tensor.dtype).removeprefix("torch.")))
+    """Give a tensor's shape and dtype as JAX writes them.
+
+    Raises:
+        MismatchError: for a dtype that NumPy does not have.
+    """
+    try:
+        dtype = jnp.dtype(str(tensor.dtype).removeprefix("torch."))
+    except TypeError as error:
+        raise MismatchError(
+            f"a tensor of {tensor.dtype} has no dtype that NumPy knows; dequantise it."
+        ) from error
+    return jax.ShapeDtypeStruct(tuple(tensor.shape), dtype)
 
 
 def array_of(tensor: Any) -> Array:
@@ -38,4 +50,8 @@ def tensor_of(array: Array, like: Any) -> Any:
 
     if array.dtype.isbuiltin == 1:
         return torch.from_numpy(array).to(like.device)
-    return torch.from_numpy(array.view(_BITS[array.dtype.itemsize])).view(like.dtype).to(like.device)
+    return (
+        torch.from_numpy(array.view(_BITS[array.dtype.itemsize]))
+        .view(getattr(torch, array.dtype.name))
+        .to(like.device)
+    )

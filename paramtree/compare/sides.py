@@ -15,7 +15,7 @@ import numpy as np
 
 from paramtree.checkpoint.formats import open_stored
 from paramtree.checkpoint.layout import host_array, join_parts, key_specs
-from paramtree.checkpoint.plan import wanted_spec
+from paramtree.checkpoint.matching import wanted_spec
 from paramtree.compare.renames import Candidate
 from paramtree.errors import MismatchError, raise_faults
 from paramtree.names import flatten_named, untyped_jax

@@ -51,6 +51,10 @@ class Transpose:
     axes: tuple[int, ...] | None = None
     back: bool = False
 
+    def __post_init__(self) -> None:
+        """Check the fields, and make lists tuples."""
+        _check_whole(self, "axes")
+
     def shapes(self, shapes: Sequence[Shape]) -> list[Shape]:
         """Give the shapes that come out.
 
@@ -91,6 +95,10 @@ class Split:
 
     parts: int | tuple[int, ...]
     axis: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the fields, and make lists tuples."""
+        _check_whole(self, "parts", "axis")
 
     def shapes(self, shapes: Sequence[Shape]) -> list[Shape]:
         """Give the shapes that come out.
@@ -143,6 +151,10 @@ class Join:
     axis: int = 0
     parts: int | tuple[int, ...] | None = None
 
+    def __post_init__(self) -> None:
+        """Check the fields, and make lists tuples."""
+        _check_whole(self, "axis", "parts")
+
     def shapes(self, shapes: Sequence[Shape]) -> list[Shape]:
         """Give the shape that comes out.
 
@@ -185,6 +197,10 @@ class Flatten:
 
     axis: int
     sizes: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        """Check the fields, and make lists tuples."""
+        _check_whole(self, "axis", "sizes")
 
     def shapes(self, shapes: Sequence[Shape]) -> list[Shape]:
         """Give the shapes that come out.
@@ -230,6 +246,10 @@ class Unflatten:
     axis: int
     sizes: tuple[int, ...]
 
+    def __post_init__(self) -> None:
+        """Check the fields, and make lists tuples."""
+        _check_whole(self, "axis", "sizes")
+
     def shapes(self, shapes: Sequence[Shape]) -> list[Shape]:
         """Give the shapes that come out.
 
@@ -254,6 +274,22 @@ class Unflatten:
         if math.prod(sizes) != shape[axis]:
             raise MismatchError(f"{self} does not go into the shape {shape_text(shape)}.")
         return (*shape[:axis], *sizes, *shape[axis + 1 :])
+
+
+def _check_whole(step: object, *fields: str) -> None:
+    """Check that fields are whole numbers, or sequences of them; these become tuples, which can be keys."""
+    for name in fields:
+        value = getattr(step, name)
+        several = isinstance(value, list | tuple)
+        numbers = value if several else () if value is None else (value,)
+        if any(isinstance(each, bool) or not isinstance(each, int | np.integer) for each in numbers):
+            raise RuleError(f"{type(step).__name__} takes whole numbers as {name}, and not {value!r}.")
+        if name == "sizes" and (
+            sum(each == -1 for each in numbers) > 1 or any(each < -1 for each in numbers)
+        ):
+            raise RuleError(f"{type(step).__name__} takes sizes of which one may be -1, and not {value!r}.")
+        if several:
+            object.__setattr__(step, name, tuple(map(int, numbers)))
 
 
 def _axis(step: object, shape: Shape, axis: int) -> int:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from paramtree.errors import MismatchError, RuleError, listing
@@ -39,6 +40,8 @@ class Move:
         """
         if not self.steps and len(self.sources) == len(self.targets) == 1:
             return [specs[self.sources[0]]]
+        if any(jnp.issubdtype(specs[name].dtype, jax.dtypes.extended) for name in self.sources):
+            raise MismatchError("keys of jax.random can be renamed, and not converted.")
         dtypes = {np.dtype(specs[name].dtype) if self.steps else specs[name].dtype for name in self.sources}
         if len(dtypes) > 1:
             listed = " and ".join(sorted(map(str, dtypes)))
