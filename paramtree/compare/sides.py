@@ -16,6 +16,7 @@ import numpy as np
 from paramtree.checkpoint.formats import open_stored
 from paramtree.checkpoint.layout import host_array, join_parts, key_specs
 from paramtree.checkpoint.matching import wanted_spec
+from paramtree.checkpoint.tensors import array_of, is_tensor
 from paramtree.compare.renames import Candidate
 from paramtree.errors import MismatchError, raise_faults
 from paramtree.names import flatten_named, untyped_jax
@@ -206,16 +207,9 @@ def _values_of(leaf: Any) -> Array | None:
         return host_array(leaf)
     if isinstance(leaf, np.ndarray | np.generic):
         return host_array(np.asarray(leaf))
-    return _from_torch(leaf) if hasattr(leaf, "detach") else None
+    return array_of(leaf) if is_tensor(leaf) else None
 
 
 def _per_key(data: Array, shape: tuple[int, ...]) -> Array:
     """View the words of each key of `jax.random` as one value, which is equal to another or is not."""
     return data.view(f"V{data.itemsize * data.shape[-1]}").reshape(shape)
-
-
-def _from_torch(tensor: Any) -> Array:
-    tensor = tensor.detach().cpu()
-    dtype = jnp.dtype(_dtype_name(tensor.dtype))
-    # of the narrow floats, which NumPy itself does not have, float32 holds every value
-    return tensor.numpy() if dtype.isbuiltin == 1 else tensor.float().numpy().astype(dtype)

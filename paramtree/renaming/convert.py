@@ -5,6 +5,7 @@ several, the others change each. Every step tells shapes before there are values
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
@@ -184,16 +185,8 @@ class Join:
 
 
 @dataclass(frozen=True)
-class Flatten:
-    """Make one axis of several that follow each other.
-
-    Args:
-        axis: the first of them.
-        sizes: their sizes, one of which may be -1.
-
-    >>> Flatten(1, (4, -1)).shapes([(32, 4, 8)])
-    [(32, 32)]
-    """
+class _Reshape(ABC):
+    """What `Flatten` and `Unflatten` have in common: both change one place of every shape."""
 
     axis: int
     sizes: tuple[int, ...]
@@ -206,13 +199,30 @@ class Flatten:
         """Give the shapes that come out.
 
         Raises:
-            MismatchError: where the array has other sizes there.
+            MismatchError: where the sizes do not fit the array.
         """
         return [self._shape(shape) for shape in shapes]
 
     def apply(self, arrays: Sequence[Array]) -> list[Array]:
         """Give the arrays that come out."""
         return [array.reshape(self._shape(array.shape)) for array in arrays]
+
+    @abstractmethod
+    def _shape(self, shape: Shape) -> Shape:
+        """Give the shape that comes out of one."""
+
+
+@dataclass(frozen=True)
+class Flatten(_Reshape):
+    """Make one axis of several that follow each other.
+
+    Args:
+        axis: the first of them.
+        sizes: their sizes, one of which may be -1.
+
+    >>> Flatten(1, (4, -1)).shapes([(32, 4, 8)])
+    [(32, 32)]
+    """
 
     def inverse(self) -> "Unflatten":
         """Give the step that undoes this one."""
@@ -232,7 +242,7 @@ class Flatten:
 
 
 @dataclass(frozen=True)
-class Unflatten:
+class Unflatten(_Reshape):
     """Make several axes of one.
 
     Args:
@@ -242,25 +252,6 @@ class Unflatten:
     >>> Unflatten(0, (4, -1)).shapes([(32, 3)])
     [(4, 8, 3)]
     """
-
-    axis: int
-    sizes: tuple[int, ...]
-
-    def __post_init__(self) -> None:
-        """Check the fields, and make lists tuples."""
-        _check_whole(self, "axis", "sizes")
-
-    def shapes(self, shapes: Sequence[Shape]) -> list[Shape]:
-        """Give the shapes that come out.
-
-        Raises:
-            MismatchError: where the sizes do not go into the axis.
-        """
-        return [self._shape(shape) for shape in shapes]
-
-    def apply(self, arrays: Sequence[Array]) -> list[Array]:
-        """Give the arrays that come out: views."""
-        return [array.reshape(self._shape(array.shape)) for array in arrays]
 
     def inverse(self) -> Flatten:
         """Give the step that undoes this one."""
