@@ -128,7 +128,7 @@ def plan_load(
 ) -> LoadPlan:
     """Plan what `load` with these arguments would do: read the file's headers, and account for every name.
 
-    >>> import tempfile
+    >>> import tempfile, jax.numpy as jnp
     >>> from paramtree.checkpoint import save
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     save({"0.w": jnp.ones(2), "1.w": jnp.ones(3)}, f"{folder}/net.npz")

@@ -17,7 +17,7 @@ import jax
 
 from paramtree.checkpoint import safetensors
 from paramtree.checkpoint.layout import Leaves, Notes, read_notes
-from paramtree.checkpoint.rawfile import open_raw
+from paramtree.checkpoint.rawfile import RawFile, open_raw
 from paramtree.checkpoint.stored import Array, ReadOne, Stored
 from paramtree.errors import ParamTreeError, raise_faults
 
@@ -49,10 +49,16 @@ def open_file(path: Path) -> Stored:
     Raises:
         ParamTreeError: where the index is damaged, names no plain files or files that are not there, or where
             a shard is damaged.
+        FileChangedError: where another save replaced the index meanwhile.
     """
-    index, places = _read_index(path)
-    home = _home(path, places.values())
-    shards = {shard: safetensors.open_file(home / shard) for shard in dict.fromkeys(places.values())}
+    with open_raw(path, SUFFIXES[0]) as file:
+        index, places = _read_index(file)
+        try:
+            home = _home(path, places.values())
+            shards = {shard: safetensors.open_file(home / shard) for shard in dict.fromkeys(places.values())}
+        except (FileNotFoundError, ParamTreeError):
+            file.check_in_place()  # another save may have replaced the index, and removed these shards
+            raise
     holders: dict[str, list[str]] = {}
     for shard, stored in shards.items():
         for name in (*stored.specs, *stored.refused):
@@ -86,17 +92,16 @@ def _notes_of(metadata: Any, shards: Mapping[str, Stored]) -> Notes:
     return {"ties": ties} if ties else {}
 
 
-def _read_index(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+def _read_index(file: RawFile) -> tuple[dict[str, Any], dict[str, str]]:
     """Read an index; give it, and name -> shard."""
-    with open_raw(path, SUFFIXES[0]) as file:
-        if file.size > _LONGEST_INDEX:
-            raise file.damage(f"it has {file.size} B, more than any index")
-        index = safetensors.read_json(file, file.bytes_at(0, file.size))
-        places = index.get(_MAP)
-        if not isinstance(places, dict):
-            raise file.damage(f"it has no {_MAP!r}, an object of names and files")
+    if file.size > _LONGEST_INDEX:
+        raise file.damage(f"it has {file.size} B, more than any index")
+    index = safetensors.read_json(file, file.bytes_at(0, file.size))
+    places = index.get(_MAP)
+    if not isinstance(places, dict):
+        raise file.damage(f"it has no {_MAP!r}, an object of names and files")
     bad = [f"{name!r} is said to be in {shard!r}" for name, shard in places.items() if not _is_plain(shard)]
-    headline = f"{str(path)!r} names what is no {_SHARD} file beside it:"
+    headline = f"{str(file.path)!r} names what is no {_SHARD} file beside it:"
     raise_faults(ParamTreeError, headline, bad)
     return index, places
 
