@@ -118,14 +118,17 @@ def open_raw(path: Path, suffix: str, stamp: Stamp | None = None) -> Generator[R
         ParamTreeError: where it is damaged so far that it is no regular file.
     """
     try:
-        mode = path.stat().st_mode  # before it is opened: that would wait for the other end of a pipe
+        regular = stat.S_ISREG(
+            path.stat().st_mode
+        )  # before it is opened: that would wait for the end of a pipe
+        opened = path.open("rb", buffering=0) if regular else None
     except FileNotFoundError:
         if stamp is None:
             raise
         raise FileChangedError(path) from None
-    if not stat.S_ISREG(mode):
+    if opened is None:
         raise damaged(path, suffix, "it is no regular file")
-    with path.open("rb", buffering=0) as file:
+    with opened as file:
         raw = RawFile(path, suffix, file)
         if stamp not in (None, raw.stamp):
             raise FileChangedError(path)
