@@ -11,8 +11,8 @@ import pytest
 import paramtree as pt
 from paramtree.compare import Diff, diff
 from paramtree.compare.renames import Candidate, pair_names
-from paramtree.compare.table import table_text
 from paramtree.compare.values import Gap, measure
+from paramtree.display import table_text
 
 TREE = {
     "embed": {"weight": jnp.arange(6.0).reshape(3, 2)},

@@ -16,7 +16,6 @@ from paramtree import display
 from paramtree.checkpoint.layout import dtype_fault
 from paramtree.compare.renames import pair_names
 from paramtree.compare.sides import Place, Side, open_side
-from paramtree.compare.table import table_text, terminal_width
 from paramtree.compare.values import Gap, measure
 from paramtree.errors import ParamTreeError
 from paramtree.names import natural_name_key
@@ -147,7 +146,7 @@ class Diff:
         if not self.rows:
             return self.headline()
         cells = [row.cells() for row in self.rows]
-        return f"{self.headline()}\n{table_text(_HEAD, cells, width or terminal_width())}"
+        return f"{self.headline()}\n{display.table_text(_HEAD, cells, width or display.terminal_width())}"
 
     def __repr__(self) -> str:
         return self.to_text()
