@@ -10,6 +10,7 @@ The API at a glance (`import paramtree as pt`):
 - model: `Module`, `module`, `Scope`, `ParamSpec`, `wrap`, `bind`; layers in `nn`, initialisers in `init`
 - files: `save`, `load`, `plan_load`, `LoadPlan`; other programs' names: `renaming`
 - compare: `diff`, `Diff`
+- train: `train_step`, `TrainState`, `TrainStep`, `group_optimizers`, `fuse`, `unfuse`, `Fused`
 - errors: `ParamTreeError` and those below it
 
 A *name* is a leaf's path, its keys joined with `/`. A *select* says which parameters: a regular expression of
@@ -60,6 +61,7 @@ if _typing.TYPE_CHECKING:
     from paramtree import nn, renaming
     from paramtree.checkpoint import LoadPlan, load, plan_load, save
     from paramtree.compare import Diff, diff
+    from paramtree.train import Fused, TrainState, TrainStep, fuse, group_optimizers, train_step, unfuse
 
 __version__ = "0.1.0"
 
@@ -72,6 +74,7 @@ __all__ = [
     "Fixed", "Frozen", "freeze", "unfreeze", "trainable",
     "Module", "module", "Scope", "ParamSpec", "wrap", "Bound", "Parameter", "bind", "nn", "init",
     "save", "load", "plan_load", "LoadPlan", "renaming", "diff", "Diff",
+    "train_step", "TrainState", "TrainStep", "group_optimizers", "fuse", "unfuse", "Fused",
     "ParamTreeError", "SelectError", "NoMatchError", "RuleError", "BadNameError", "UnknownNameError",
     "MismatchError", "TieError",
 ]  # fmt: skip
@@ -85,6 +88,13 @@ _AT_FIRST_USE = {
     "LoadPlan": "paramtree.checkpoint",
     "diff": "paramtree.compare",
     "Diff": "paramtree.compare",
+    "train_step": "paramtree.train",
+    "TrainState": "paramtree.train",
+    "TrainStep": "paramtree.train",
+    "group_optimizers": "paramtree.train",
+    "fuse": "paramtree.train",
+    "unfuse": "paramtree.train",
+    "Fused": "paramtree.train",
 }
 
 

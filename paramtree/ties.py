@@ -226,9 +226,9 @@ def _buffer(leaf: Any) -> Any:
 def freeze(params: Any, select: Select, /, *, allow_empty: bool = False) -> Any:
     """Return the tree with the selected parameters fixed: no gradient is computed for them.
 
-    They stay leaves, so an optimiser that changes parameters by more than their gradient, as weight decay
-    does, still changes them: wrap it as `optax.masked(optimizer, mask(params, trainable))`. Its state
-    belongs to one structure of the tree: make it anew after freezing.
+    They stay leaves. `train_step` and `group_optimizers` leave them alone. Any other loop that uses weight
+    decay would still change them: wrap its optimiser as `optax.masked(optimizer, mask(params, trainable))`.
+    The optimiser's state belongs to one structure of the tree: make it anew after freezing.
 
     >>> freeze({"embed": {"weight": 1.0}, "head": {"weight": 2.0}}, "embed/.*")["embed"]
     {'weight': Frozen(value=1.0)}

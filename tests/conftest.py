@@ -1,10 +1,12 @@
 """Run every test stricter than users do: strict dtypes, no rank promotion, eight host devices."""
 
 import os
+from importlib.util import find_spec
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 
 import jax
+import pytest
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -19,3 +21,15 @@ else:
 
 # helpers that tests import, and programs: they hold no tests, and may need what is not installed
 collect_ignore = ["strategies.py", "sameness.py", "golden_nets.py", "layer_table.py", "benchmarks"]
+
+
+def pytest_collection_modifyitems(items):
+    """Skip the examples that train, where optax is not installed."""
+    if find_spec("optax") is None:
+        for item in items:
+            if isinstance(item, pytest.DoctestItem) and item.path.parts[-1] in (
+                "README.md",
+                "groups.py",
+                "step.py",
+            ):
+                item.add_marker(pytest.mark.skip(reason="optax is not installed"))

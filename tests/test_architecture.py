@@ -30,13 +30,14 @@ LAYERS = [
     ["renaming"],
     ["checkpoint"],
     ["compare"],
+    ["train"],
     ["__init__"],
     ["tour"],
     ["cli"],
     ["__main__"],
 ]
 RANK = {name: rank for rank, line in enumerate(LAYERS) for name in line}
-OPTIONAL = {"safetensors", "torch", "h5py", "orbax", "tensorstore"}  # may be imported inside a function
+OPTIONAL = {"safetensors", "torch", "h5py", "orbax", "tensorstore", "optax"}  # imported in functions
 
 FILES = sorted(SOURCE.rglob("*.py"))
 

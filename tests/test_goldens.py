@@ -117,7 +117,7 @@ def training(record, transform):
     case, net = record.case, build(record.case)
     frozen = [our_name(case, name) for name, own in case["multipliers"].items() if own["grad_req"] == "null"]
     params = pt.freeze(record.params("param@0"), frozen, allow_empty=True)
-    optimizer = gluon_optimizer(case, params)
+    optimizer = gluon_optimizer(case)
     data = record.given("input")
 
     def loss(params):
@@ -132,7 +132,8 @@ def training(record, transform):
             updates, state = optimizer.update(grads, state, params)
         return optax.apply_updates(after, updates), state, losses, grads
 
-    state, means = transform(optimizer.init)(params), []
+    with lenient():
+        state, means = transform(optimizer.init)(params), []
     for i in range(case["steps"]):
         params, state, losses, grads = step(params, state)
         means.append(np.asarray(losses).mean(dtype=float))
@@ -161,19 +162,18 @@ LOSSES = {
 }
 
 
-def gluon_optimizer(case, params):
+def gluon_optimizer(case):
     """Make Gluon's optimiser of optax's parts, its multipliers by rules; it leaves what is fixed alone."""
     options = case["optimizer_params"]
     rules = {which: multipliers(case, which) for which in ("lr_mult", "wd_mult")}
     kind = {"sgd": lambda: optax.trace(options.get("momentum", 0.0)), "adam": gluon_adam}
     optimizer = optax.chain(
         optax.scale(1 / case["batch_size"]),
-        decay_by_rules(options.get("wd", 0.0), rules["wd_mult"]),
+        optax.add_decayed_weights(options.get("wd", 0.0)),
         kind[case["optimizer"]](),
         optax.scale(-options["learning_rate"]),
-        scale_by_rules(rules["lr_mult"]),
     )
-    return optax.masked(optimizer, pt.mask(params, pt.trainable))
+    return pt.group_optimizers({".*": optimizer}, **{key: value for key, value in rules.items() if value})
 
 
 def lenient():
@@ -187,27 +187,6 @@ def multipliers(case, which):
     return {
         name: own[which] for name, own in entries.items() if own[which] != 1 and own["grad_req"] != "null"
     }
-
-
-def scale_by_rules(rules):
-    """Multiply each update by what its rule says, or else by 1."""
-    return optax.stateless(
-        lambda updates, _: jax.tree.map(
-            lambda update, factor: update * factor, updates, pt.label_params(updates, rules, default=1.0)
-        )
-    )
-
-
-def decay_by_rules(decay, rules):
-    """Add weight decay to all gradients, those of biases too, each times what its rule says, or else 1."""
-    return optax.stateless(
-        lambda updates, params: jax.tree.map(
-            lambda update, value, factor: update + decay * factor * value,
-            updates,
-            params,
-            pt.label_params(updates, rules, default=1.0),
-        )
-    )
 
 
 def gluon_adam():

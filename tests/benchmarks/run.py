@@ -11,6 +11,7 @@ from pathlib import Path
 
 from calls import dispatch_job, import_job, select_job, tied_dispatch_job
 from checkpoints import load_job, plan_job, save_job
+from stepping import packed_job
 from training import compile_job, depth_job, step_job
 
 JOBS = {
@@ -25,6 +26,11 @@ JOBS = {
     "compile the step of 6 blocks, cold": partial(depth_job, 6, rounds=3),
     "compile the step of 24 blocks, cold": partial(depth_job, 24, rounds=3),
     "compile the step of 96 blocks, cold": partial(depth_job, 96, rounds=1),
+    **{
+        f"train {layers} layers of width {width} with AdamW, one step": partial(packed_job, layers, width)
+        for width in (16, 64)
+        for layers in (50, 200, 800)
+    },
     "save 1 GiB in 1,000 leaves": save_job,
     "load 1 GiB in 1,000 leaves": load_job,
     "plan a load of 10,000 parameters with 20 rules": plan_job,

@@ -13,6 +13,8 @@ _PEERS = ("optax", "flax", "equinox")
 def step_job(network, repeat=False):
     """Train one step, compiled and warm: forward, backward, the optimiser, and the running statistics."""
     ways = {name: make() for name, make in _ways(network, repeat).items()}
+    if here := library("paramtree"):
+        ways["paramtree, pt.train_step"] = getattr(here, network)(make=here.by_train_step)
     assert len({training.size for training in ways.values()}) <= 1, "these networks are not the same"
     calls = {name: _stepping(training) for name, training in ways.items()}
     for _, call in list(calls.items()) * 2:
@@ -27,7 +29,7 @@ def compile_job(network, repeat=False):
 
 def depth_job(depth, rounds):
     """Compile the step of a Transformer of many blocks, in a Python loop and repeated."""
-    here = _library("paramtree")
+    here = library("paramtree")
     ways = {
         f"{depth} blocks, a Python loop": partial(here.transformer, depth),
         f"{depth} blocks, nn.Repeat": partial(here.transformer, depth, repeat=True),
@@ -37,14 +39,14 @@ def depth_job(depth, rounds):
 
 def _ways(network, repeat):
     """Give what makes the network, by the name of its row."""
-    libraries = {name: _library(name) for name in ("paramtree", "linen", "equinox")}
+    libraries = {name: library(name) for name in ("paramtree", "linen", "equinox")}
     ways = {name: getattr(library, network) for name, library in libraries.items() if library}
     if repeat and ways:
         ways["paramtree, nn.Repeat"] = partial(ways["paramtree"], repeat=True)
     return ways
 
 
-def _library(name):
+def library(name):
     try:
         return import_module(f"with_{name}")
     except ModuleNotFoundError as error:

@@ -37,14 +37,14 @@ def residual_block(channels, stride, shortcut):
     return nn.Residual(*body, shortcut=shortcut), relu
 
 
-def resnet():
+def resnet(make=None):
     layers = [*conv(WIDTHS[0]), nn.Activation("relu")]
     for stage, channels in enumerate(WIDTHS):
         for block in range(BLOCKS):
             first = stage > 0 and block == 0
             layers += residual_block(channels, 2 if first else 1, first)
     net = nn.Sequential(*layers, nn.GlobalAvgPool(), nn.Flatten(), nn.Dense(CLASSES))
-    return training(net, images(), resnet_optimiser())
+    return (make or training)(net, images(), resnet_optimiser())
 
 
 @pt.module
@@ -59,13 +59,13 @@ def transformer_block():
     return nn.Sequential(attention, mlp)
 
 
-def transformer(depth=DEPTH, repeat=False):
+def transformer(depth=DEPTH, repeat=False, make=None):
     if repeat:
         blocks = [nn.Repeat(transformer_block(), depth)]
     else:
         blocks = [transformer_block() for _ in range(depth)]
     net = nn.Sequential(Embed, *blocks, nn.LayerNorm(), nn.Dense(VOCABULARY))
-    return training(net, tokens(), transformer_optimiser())
+    return (make or training)(net, tokens(), transformer_optimiser())
 
 
 def training(net, batch, optimiser):
@@ -86,3 +86,16 @@ def training(net, batch, optimiser):
 
     trained = pt.collect_params(params, pt.trainable)
     return Training(step, (params, optimiser.init(trained)), batch, size_of(trained))
+
+
+def by_train_step(net, batch, optimiser):
+    """Train by `pt.train_step`, where `training` writes the step by hand."""
+    params = jax.jit(net.init)(jax.random.key(0), batch[0])
+
+    def loss(params, batch):
+        logits, new = net.apply_and_update(params, batch[0])
+        return loss_of(logits, batch[1]), new
+
+    step = pt.train_step(loss, optimiser, has_state=True)
+    size = size_of(pt.collect_params(params, pt.trainable))
+    return Training(lambda batch, state: step(state, batch), step.init(params), batch, size)

@@ -1,0 +1,94 @@
+"""What an optimiser does with parameters, found out by trying it on tiny ones."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from paramtree.names import flatten_tree
+from paramtree.train.foreign import promoting
+from paramtree.train.fused import Fused, Layout, Slot, pack
+
+_SIZE = 2  # of each axis of a tiny parameter
+_SCALES = (1e-2, 1.0, 1e2)  # of gradients, leaf by leaf: what looks at whole leaves treats these differently
+
+
+def decay_kind(optimizer: Any, params: Mapping[str, Any]) -> Literal["none", "decay", "other"]:
+    """Tell what an optimiser uses the parameters for: nothing, weight decay, or something else.
+
+    Weight decay moves each element by itself, and by much less than its value.
+
+    >>> import optax
+    >>> [decay_kind(kind(1e-3), {"w": jnp.ones(3)}) for kind in (optax.sgd, optax.adamw, optax.lamb)]
+    ['none', 'decay', 'other']
+    """
+    rng = np.random.default_rng(0)
+    shapes = {name: _tiny(leaf.shape) for name, leaf in params.items()}
+
+    def tiny(low: float, high: float) -> dict[str, Any]:
+        return {name: jnp.asarray(rng.uniform(low, high, shape), "float32") for name, shape in shapes.items()}
+
+    with jax.ensure_compile_time_eval(), promoting():
+        here, (first, second) = tiny(50, 150), (tiny(-1, 1) for _ in "12")
+        one = next(iter(here))
+        beside = here | {one: here[one].at[(0,) * here[one].ndim].multiply(2.0)}
+        _, state = optimizer.update(first, optimizer.init(here), here)
+        zero = jax.tree.map(jnp.zeros_like, here)
+        at_zero, at_here, at_beside = (
+            _flat(optimizer.update(second, state, params)[0]) for params in (zero, here, beside)
+        )
+    effect = np.abs(at_here - at_zero)
+    small = 1e-5 * max(np.abs(at_here).max(), np.abs(at_zero).max())
+    if effect.max() <= small:
+        return "none"
+    alone = _flat(here) == _flat(beside)
+    spreads = np.abs(at_here - at_beside)[alone].max(initial=0.0) > small
+    return "other" if spreads or (effect > 0.5 * _flat(here)).any() else "decay"
+
+
+def is_elementwise(optimizer: Any, part: Fused) -> bool:
+    """Tell whether an optimiser does the same to packed parameters as to the leaves themselves.
+
+    One that uses the norm or shape of each leaf, as LAMB and Adafactor do, does not.
+    """
+    rng = np.random.default_rng(0)
+    layout = _tiny_layout(part.layout)
+    scales = [_SCALES[at % len(_SCALES)] for at in range(len(layout.slots))]
+    with jax.ensure_compile_time_eval(), promoting():
+        leaves = [
+            [
+                jnp.asarray(rng.normal(size=slot.shape) * by, "float32")
+                for slot, by in zip(layout.slots, scales, strict=True)
+            ]
+            for _ in "pgh"
+        ]
+        plain, packed = (
+            _two_steps(optimizer, *map(build, leaves))
+            for build in (layout.treedef.unflatten, lambda each: pack(layout, each))
+        )
+    return np.allclose(_flat(plain), _flat(packed.leaves()), rtol=1e-3, atol=1e-12)
+
+
+def _two_steps(optimizer: Any, params: Any, first: Any, second: Any) -> Any:
+    _, state = optimizer.update(first, optimizer.init(params), params)
+    return optimizer.update(second, state, params)[0]
+
+
+def _flat(tree: Any) -> np.ndarray:
+    return np.concatenate([np.ravel(leaf) for leaf in flatten_tree(tree)[0]])
+
+
+def _tiny(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return (_SIZE,) * len(shape)
+
+
+def _tiny_layout(layout: Layout) -> Layout:
+    ends: dict[str, int] = {}
+    slots: list[Slot] = []
+    for slot in layout.slots:
+        small = Slot(slot.key, _tiny(slot.shape), None if slot.start is None else ends.get(slot.key, 0))
+        slots.append(small)
+        ends[slot.key] = ends.get(slot.key, 0) + small.size
+    return Layout(layout.treedef, tuple(slots))

@@ -1,0 +1,165 @@
+"""Packing: it is undone bit for bit, trains to the same values, and refuses what it would change."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import paramtree as pt
+from paramtree import nn
+
+optax = pytest.importorskip("optax")
+
+NET = nn.Sequential(nn.BatchNorm(), *(nn.Dense(6, activation="tanh") for _ in range(4)), nn.Dense(1))
+X = jax.random.normal(jax.random.key(1), (16, 5))
+RULES = {"dense0/.*": None, ".*bias": optax.sgd(1e-2), ".*": optax.adamw(1e-2)}
+
+
+def params_of():
+    return NET.init(jax.random.key(0), X)
+
+
+def loss_fn(params, batch):
+    y, params = NET.apply_and_update(params, batch)
+    return ((y - batch.sum(1, keepdims=True)) ** 2).mean(), params
+
+
+def trained(params, optimizer, steps=20, **options):
+    step = pt.train_step(loss_fn, optimizer, has_state=True, **options)
+    state = step.init(params)
+    for _ in range(steps):
+        state, loss = step(state, X)
+    return state, loss
+
+
+def mixed():
+    return {
+        "a": {"w": jnp.arange(6.0).reshape(2, 3), "b": jnp.ones(2, jnp.bfloat16), "c": jnp.zeros((0, 3))},
+        "b": {"w": jnp.ones((2, 2)), "n": jnp.ones(2, jnp.bfloat16), "s": jnp.float32(3)},
+        "big": jnp.ones((257, 256)),
+        "stats": {
+            "mean": pt.Fixed(jnp.ones(3)),
+            "var": pt.Fixed(jnp.ones(3)),
+            "frozen": pt.Frozen(jnp.ones(2)),
+        },
+        "tied": pt.Alias("a"),
+    }
+
+
+def test_unfuse_undoes_fuse_bit_for_bit():
+    packed = pt.fuse(mixed())
+    assert sorted(packed.buffers) == ["fixed/float32", "trained/bfloat16", "trained/float32"]
+    assert sorted(packed.loose) == ["a/c", "big"]
+    assert not pt.diff(pt.unfuse(packed), mixed())
+    assert jax.tree.structure(pt.unfuse(packed)) == jax.tree.structure(mixed())
+    assert not pt.diff(jax.jit(pt.unfuse)(packed), mixed())
+    again = pt.fuse(pt.unfuse(packed), like=packed)
+    assert jax.tree.structure(again) == jax.tree.structure(packed)
+
+
+def test_equal_trees_have_one_layout_and_numpy_stays_numpy():
+    host = jax.tree.map(np.asarray, mixed())
+    assert pt.fuse(host).layout is pt.fuse(mixed()).layout
+    assert isinstance(pt.fuse(host).buffers["trained/float32"], np.ndarray)
+    assert isinstance(pt.unfuse(pt.fuse(host))["a"]["w"], np.ndarray)
+
+
+def test_it_prints_its_buffers():
+    assert repr(pt.fuse(mixed())) == (
+        "Fused: 8 of 10 leaves packed (\n"
+        "  fixed/float32 (shape=(8,), dtype=float32)\n"
+        "  trained/bfloat16 (shape=(4,), dtype=bfloat16)\n"
+        "  trained/float32 (shape=(11,), dtype=float32)\n"
+        ")"
+    )
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "rules"),
+    [
+        (optax.adamw(1e-2), None),
+        (optax.chain(optax.clip_by_global_norm(0.5), optax.sgd(1e-2, momentum=0.9)), None),
+        (
+            optax.chain(
+                optax.clip_by_global_norm(0.5),
+                pt.group_optimizers(RULES, lr_mult={"dense1/.*": 0.1}, wd_mult={"dense2/weight": 0.0}),
+            ),
+            RULES,
+        ),
+    ],
+    ids=["adamw", "clipped", "groups"],
+)
+def test_packed_training_gives_the_same_values(optimizer, rules):
+    plain, loss = trained(params_of(), optimizer)
+    packed, other = trained(pt.fuse(params_of(), rules), optimizer)
+    np.testing.assert_allclose(loss, other, rtol=1e-4)
+    assert not pt.diff(plain.params, pt.unfuse(packed.params), rtol=1e-4, atol=1e-5)
+    assert jax.tree.structure(pt.unfuse(packed)) == jax.tree.structure(plain)
+
+
+def test_a_run_goes_on_unpacked_and_packed_again(tmp_path):
+    packed, _ = trained(pt.fuse(params_of()), optax.adamw(1e-2), 5)
+    apart = pt.unfuse(packed)
+    pt.save({"params": apart.params, "opt_state": apart.opt_state}, tmp_path / "run.safetensors")
+    like = {"params": apart.params, "opt_state": apart.opt_state}
+    loaded = pt.load(tmp_path / "run.safetensors", like=like)
+    state = pt.TrainState(loaded["params"], loaded["opt_state"], None, apart.step)
+    step = pt.train_step(loss_fn, optax.adamw(1e-2), has_state=True, donate=False)
+    repacked = pt.fuse(state, like=packed)
+    plain, one = step(state, X)
+    fused, two = step(repacked, X)
+    assert float(one) == float(two)
+    assert not pt.diff(plain.params, pt.unfuse(fused.params), rtol=1e-6, atol=1e-7)
+    assert int(plain.step) == int(fused.step) == 6
+
+
+@pytest.mark.parametrize("kind", [optax.lamb, optax.lars, optax.adafactor])
+def test_an_optimiser_that_looks_at_whole_parameters_is_refused(kind):
+    optimizer = kind(learning_rate=1e-2)
+    step = pt.train_step(loss_fn, optimizer, has_state=True)
+    with pytest.raises(pt.MismatchError) as caught:
+        step.init(pt.fuse(params_of()))
+    assert str(caught.value) == (
+        "train_step: this optimiser does not treat every element alike (it looks at the norm or shape of "
+        "whole parameters, or at random numbers), so it gives other results when they are packed. Train them "
+        "unpacked, with pt.unfuse, or with another optimiser."
+    )
+
+
+def test_a_buffer_of_several_groups_is_told():
+    step = pt.train_step(loss_fn, pt.group_optimizers(RULES), has_state=True)
+    with pytest.raises(pt.MismatchError) as caught:
+        step.init(pt.fuse(params_of()))
+    assert str(caught.value).startswith(
+        "these buffers hold parameters of several groups; pass the rules to fuse too:\n"
+        "  trained/float32 holds "
+    )
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: pt.fuse({"a": "x", "b": jnp.ones(1)}), "fuse: these leaves are not arrays:\n  a is 'x'"),
+        (lambda: pt.fuse(pt.fuse(mixed())), "fuse: this is packed already; pt.unfuse it first."),
+        (
+            lambda: pt.fuse({"a": jnp.ones(2)}, like=pt.fuse(mixed())),
+            "fuse: this tree has not the structure and shapes of what is packed in like=.",
+        ),
+        (
+            lambda: pt.fuse(dict.fromkeys("ab", jnp.ones(2))),
+            "fuse: these are one array under two names, and would become two. Tie them with pt.tie(params, "
+            "pt.find_tied(params)), or copy them with jax.tree.map(jnp.copy, params):\n  b is a",
+        ),
+    ],
+)
+def test_what_cannot_be_packed_is_told(make, message):
+    with pytest.raises(pt.ParamTreeError) as caught:
+        make()
+    assert str(caught.value) == message
+
+
+def test_sharded_leaves_stay_loose():
+    mesh = jax.make_mesh((4,), ("data",), devices=jax.devices()[:4])
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    params = {"a": jax.device_put(jnp.ones(8), sharding), "b": jnp.ones(8), "c": jnp.ones(8)}
+    assert list(pt.fuse(params).loose) == ["a"]
