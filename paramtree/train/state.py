@@ -59,7 +59,12 @@ def trainable_names(structure: Structure) -> list[str]:
 
 
 def new_state(params: Any, optimizer: Any, key: Any, ema: Rules | None, copy: bool) -> TrainState:
-    """Make the state of a run from its parameters; see `TrainStep.init`."""
+    """Make the state of a run from its parameters; see `TrainStep.init`.
+
+    Raises:
+        MismatchError: where packed parameters meet an optimiser that looks at whole ones; and what
+            `TrainStep.init` lists beside it.
+    """
     plain = flat_leaves(unfuse(params))
     names = trainable_names(structure_below(params))
     _check_trained(plain, names)
