@@ -280,6 +280,27 @@ def test_a_state_made_by_hand_runs():
     assert int(state.step) == 2
 
 
+@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
+@pytest.mark.parametrize("split", ["batch", "params"])
+def test_it_runs_on_several_devices_by_placement_alone(kind, split):
+    axis = getattr(jax.sharding.AxisType, kind)
+    mesh = jax.make_mesh((4,), ("d",), axis_types=(axis,), devices=jax.devices()[:4])
+    whole, parted = (
+        jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*spec)) for spec in ((), ("d",))
+    )
+    params, batch = {"w": jnp.arange(8.0)}, jnp.arange(1.0, 9.0)
+
+    def loss(params, batch):
+        return ((params["w"] - batch) ** 2).mean()
+
+    step = pt.train_step(loss, optax.adam(0.1))
+    there = jax.device_put(params, parted if split == "params" else whole)
+    state, found = ran(step, step.init(there), 3, jax.device_put(batch, parted))
+    alone, wanted = ran(step, step.init(params), 3, batch)
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
+    np.testing.assert_allclose(state.params["w"], alone.params["w"], rtol=1e-5)
+
+
 # what cannot be
 
 

@@ -188,12 +188,19 @@ def _packed_gradients(part: Any, places: Places, found: Results) -> Any:
 def _all_finite(values: list[Any]) -> Any:
     # the small ones in one pass: a kernel for each would take as long as the optimiser
     small: dict[Any, list[Any]] = {}
+    whole: list[Any] = []
     for value in values:
-        if value.size <= MOST_PACKED:
+        if value.size > MOST_PACKED or _is_split(value):
+            whole.append(value)
+        else:
             small.setdefault(value.dtype, []).append(value.reshape(-1))
-    whole = [value for value in values if value.size > MOST_PACKED]
     vectors = [*map(jnp.concatenate, small.values()), *whole]
     return jnp.stack([jnp.isfinite(each).all() for each in vectors]).all()
+
+
+def _is_split(value: Any) -> bool:
+    """Tell whether the type of a traced value says that it is sharded, as it does on explicit mesh axes."""
+    return any(axis is not None for axis in untyped_jax.typeof(value).sharding.spec)
 
 
 def _check_opt_state(optimizer: Any, part: Any, opt_state: Any) -> None:
