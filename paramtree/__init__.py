@@ -9,7 +9,8 @@ The API at a glance (`import paramtree as pt`):
 - fix: `Fixed`, `Frozen`, `freeze`, `unfreeze`, `trainable`
 - model: `Module`, `module`, `Scope`, `ParamSpec`, `wrap`, `bind`; layers in `nn`, initialisers in `init`
 - files: `save`, `load`, `plan_load`, `LoadPlan`; other programs' names: `renaming`
-- compare: `diff`, `Diff`
+- look at: `summary`, `stats`, `show`, `plot`, `track`; they give `Summary`, `Stats`, `View`, a figure, `Tracker`
+- compare, check: `diff`, `Diff`; `find_nonfinite`, `Nonfinite`, `check_finite`, `nonfinite_mask`
 - train: `train_step`, `TrainState`, `TrainStep`, `group_optimizers`, `fuse`, `unfuse`, `Fused`
 - errors: `ParamTreeError` and those below it
 
@@ -61,6 +62,12 @@ if _typing.TYPE_CHECKING:
     from paramtree import nn, renaming
     from paramtree.checkpoint import LoadPlan, load, plan_load, save
     from paramtree.compare import Diff, diff
+    from paramtree.report.finite import Nonfinite, check_finite, find_nonfinite, nonfinite_mask
+    from paramtree.report.plot import plot
+    from paramtree.report.stats import Stats, stats
+    from paramtree.report.summary import Summary, summary
+    from paramtree.report.track import Tracker, track
+    from paramtree.report.view import View, show
     from paramtree.train import Fused, TrainState, TrainStep, fuse, group_optimizers, train_step, unfuse
 
 __version__ = "0.1.0"
@@ -74,6 +81,8 @@ __all__ = [
     "Fixed", "Frozen", "freeze", "unfreeze", "trainable",
     "Module", "module", "Scope", "ParamSpec", "wrap", "Bound", "Parameter", "bind", "nn", "init",
     "save", "load", "plan_load", "LoadPlan", "renaming", "diff", "Diff",
+    "summary", "Summary", "stats", "Stats", "find_nonfinite", "Nonfinite", "check_finite", "nonfinite_mask",
+    "show", "View", "plot", "track", "Tracker",
     "train_step", "TrainState", "TrainStep", "group_optimizers", "fuse", "unfuse", "Fused",
     "ParamTreeError", "SelectError", "NoMatchError", "RuleError", "BadNameError", "UnknownNameError",
     "MismatchError", "TieError",
@@ -88,6 +97,19 @@ _AT_FIRST_USE = {
     "LoadPlan": "paramtree.checkpoint",
     "diff": "paramtree.compare",
     "Diff": "paramtree.compare",
+    "summary": "paramtree.report.summary",
+    "Summary": "paramtree.report.summary",
+    "stats": "paramtree.report.stats",
+    "Stats": "paramtree.report.stats",
+    "find_nonfinite": "paramtree.report.finite",
+    "Nonfinite": "paramtree.report.finite",
+    "check_finite": "paramtree.report.finite",
+    "nonfinite_mask": "paramtree.report.finite",
+    "show": "paramtree.report.view",
+    "View": "paramtree.report.view",
+    "plot": "paramtree.report.plot",
+    "track": "paramtree.report.track",
+    "Tracker": "paramtree.report.track",
     "train_step": "paramtree.train",
     "TrainState": "paramtree.train",
     "TrainStep": "paramtree.train",
@@ -99,7 +121,7 @@ _AT_FIRST_USE = {
 
 
 def __getattr__(name: str) -> _typing.Any:
-    """Import layers and file formats when they are first asked for: importing the package is quick."""
+    """Import layers, files and reports when they are first asked for: importing the package is quick."""
     if name not in _AT_FIRST_USE:
         raise AttributeError(f"module 'paramtree' has no attribute {name!r}")
     home = _importlib.import_module(_AT_FIRST_USE[name])

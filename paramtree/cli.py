@@ -1,26 +1,110 @@
 """The command line: `paramtree`, or `python -m paramtree`."""
 
-import argparse
 import os
 import sys
+from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
+from importlib import import_module
 
-from paramtree import tour
-from paramtree.errors import ParamTreeError
+from paramtree.commands import terminal
+from paramtree.commands.command import Command
+from paramtree.commands.convert import CONVERT
+from paramtree.commands.diff import DIFF
+from paramtree.commands.plan import PLAN
+from paramtree.commands.show import SHOW
+from paramtree.commands.stats import STATS
+from paramtree.commands.tour import TOUR
+from paramtree.errors import NoMatchError, ParamTreeError
+
+_COMMANDS: dict[str, Command] = {each.name: each for each in (SHOW, STATS, DIFF, PLAN, CONVERT, TOUR)}
+_TROUBLE = 2
+_INTERRUPTED = 130  # what shells say of a program that Ctrl-C stopped
+_FOR_PROGRAMS = " Pass allow_empty=True where nothing is a good answer."  # in messages; no option here
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; return its exit code."""
-    parser = argparse.ArgumentParser("paramtree", description="Look at model parameters, by name.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
-    commands.add_parser("tour", help="walk through parameter management, and train a net on real digits")
-    parser.parse_args(arguments)
+    """Run one command; return its exit code.
+
+    Args:
+        arguments: what was typed after `paramtree`; the arguments of this process, if left out.
+    """
     try:
-        tour.run()
-        sys.stdout.flush()
+        options = _parser().parse_args(arguments)
+        return _run(_COMMANDS[options.command], options)
+    except SystemExit:  # of --help, and bad usage
+        _write("")
+        raise
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser("paramtree", description="Look at model parameters, by name.", allow_abbrev=False)
+    version = import_module("paramtree").__version__
+    parser.add_argument("--version", action="version", version=f"paramtree {version}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    for command in _COMMANDS.values():
+        command.configure(
+            commands.add_parser(
+                command.name,
+                help=command.help,
+                description=command.description,
+                epilog=f"example: {command.example}",
+                allow_abbrev=False,
+            )
+        )
+    return parser
+
+
+def _run(command: Command, options: Namespace) -> int:
+    try:
+        outcome = command.run(options)
+    except NoMatchError as error:
+        return _tell(str(error).replace(_FOR_PROGRAMS, ""), command.nothing_found)
     except ParamTreeError as error:
-        print(f"paramtree: {error}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # the reader, such as head, has seen enough; nothing is left to be written
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _tell(str(error), _TROUBLE)
+    except BrokenPipeError:
+        return _leave_quietly()
+    except OSError as error:
+        return _tell(_os_text(error), _TROUBLE)
+    except MemoryError as error:
+        return _tell(f"there is not enough memory. {error}".rstrip(), _TROUBLE)
+    for line in outcome.remarks:
+        _tell(line)
+    return _write(outcome.text and f"{outcome.text}\n") or outcome.code
+
+
+def _tell(text: str, code: int = 0) -> int:
+    """Print a message on the standard error, and give the code back."""
+    lines = map(terminal.printable, f"paramtree: {text}".split("\n"))
+    print("\n".join(lines), file=sys.stderr)
+    return code
+
+
+def _os_text(error: OSError) -> str:
+    if error.strerror is None or error.filename is None:
+        return str(error)  # our own, which say more
+    return f"{str(error.filename)!r}: {error.strerror}."
+
+
+def _write(text: str) -> int:
+    """Write to the standard output, and give the exit code that this asks for: 0 where all is well.
+
+    A reader that has seen enough, such as head, is no trouble: the exit code stays the command's own.
+    """
+    encoding = sys.stdout.encoding or "utf-8"
+    try:
+        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return _leave_quietly()
+    except OSError as error:  # a full disk
+        _leave_quietly()
+        return _tell(f"the output cannot be written: {error.strerror}.", _TROUBLE)
+    return 0
+
+
+def _leave_quietly() -> int:
+    """Send what is still buffered nowhere: else Python would try to write it at its end, and complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0

@@ -240,6 +240,33 @@ def layers_of(net: Module, *inputs: Any) -> dict[str, Module]:
     return found
 
 
+def outputs_of(net: Module, *inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Find the shapes of what a net gives, and each module that it calls, without computing anything.
+
+    Returns:
+        The inputs, texts of shapes read; and the shapes and dtypes by place, the net's own at "".
+
+    Raises:
+        ParamTreeError: where the net decides by values in Python.
+    """
+    found: dict[str, Any] = {}
+    shapes = _parse_inputs(inputs)
+
+    def trace(*inputs: Any) -> Any:
+        run = Declaring(None, {})
+        outputs = call_layer(net, Scope(run, net.title, "", run.home(net, ""), inputs), inputs)
+        run.gave("", outputs)
+        found.update(run.outputs)
+
+    try:
+        untyped_jax.eval_shape(trace, *shapes)
+    except NEEDS_VALUES as error:
+        raise ParamTreeError(
+            f"{net.title} decides by values in Python, so the shapes of what it gives cannot be found."
+        ) from error
+    return shapes, found
+
+
 def _apply(net: Module) -> Callable[..., Any]:
     def apply(params: Any, /, *inputs: Any, train: bool = False, key: Any = None) -> Any:
         """Compute the net's outputs.

@@ -83,6 +83,9 @@ class Run:
     def write(self, name: str, value: Any) -> None:
         """Note a new value of a running statistic."""
 
+    def gave(self, place: str, outputs: Any) -> None:
+        """Note what the module called at a place gave."""
+
     def repeat(self, block: "Block", count: int, x: Any) -> Any:
         """Call a block several times, each time on what it gave before.
 
@@ -161,11 +164,13 @@ class Declaring(Run):
 
     Attributes:
         declared: name to spec, `Fixed` spec or `Alias`, in the order of the calls.
+        outputs: the shapes and dtypes of what each module gave, by its place.
     """
 
     def __init__(self, value: Callable[..., Any] | None, moved: dict[str, str]) -> None:
         super().__init__(train=False, key=jax.random.key(0))
         self.declared: dict[str, Any] = {}
+        self.outputs: dict[str, Any] = {}
         self._value = value
         self._moved = moved
         self._blocks: set[str] = set()
@@ -234,6 +239,10 @@ class Declaring(Run):
         finally:
             self.steps = before
 
+    def gave(self, place: str, outputs: Any) -> None:
+        """Note the shapes of what the module called at a place gave."""
+        self.outputs[place] = jax.tree.map(_shape_of, outputs)
+
     def alias(self, place: str, home: str) -> None:
         """Note that a place shares the parameters of another, if that has any."""
         if home in self._blocks:
@@ -242,6 +251,10 @@ class Declaring(Run):
     def _declare(self, name: str, value: Any) -> None:
         self.declared[name] = value
         self._blocks.update(blocks_above(name))
+
+
+def _shape_of(value: Any) -> Any:
+    return jax.ShapeDtypeStruct(value.shape, value.dtype) if is_array(value) else value
 
 
 class Applying(Run):

@@ -190,6 +190,7 @@ class Scope:
         home = self._run.home(module, here)
         self._run.layers[place] = module
         outputs = call_layer(module, Scope(self._run, module.title, place, home, inputs), inputs)
+        self._run.gave(place, outputs)
         if home != here:
             self._run.alias(here, home)
         return outputs
@@ -224,6 +225,7 @@ class Scope:
         home = self._run.home(module, here)
         self._run.layers[place] = module
         outputs = self._run.repeat(Block(call, place, home, place), count, x)
+        self._run.gave(place, outputs)
         if home != here:
             self._run.alias(here, home)
         return outputs

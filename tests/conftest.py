@@ -22,14 +22,13 @@ else:
 # helpers that tests import, and programs: they hold no tests, and may need what is not installed
 collect_ignore = ["strategies.py", "sameness.py", "golden_nets.py", "layer_table.py", "benchmarks"]
 
+EXAMPLES_NEED = {"optax": ["README.md", "groups.py", "step.py"], "matplotlib": ["plot.py"]}
+
 
 def pytest_collection_modifyitems(items):
-    """Skip the examples that train, where optax is not installed."""
-    if find_spec("optax") is None:
-        for item in items:
-            if isinstance(item, pytest.DoctestItem) and item.path.parts[-1] in (
-                "README.md",
-                "groups.py",
-                "step.py",
-            ):
-                item.add_marker(pytest.mark.skip(reason="optax is not installed"))
+    """Skip the examples that train, and those that draw, where what they need is not installed."""
+    for package, files in EXAMPLES_NEED.items():
+        if find_spec(package) is None:
+            for item in items:
+                if isinstance(item, pytest.DoctestItem) and item.path.name in files:
+                    item.add_marker(pytest.mark.skip(reason=f"{package} is not installed"))

@@ -31,13 +31,23 @@ LAYERS = [
     ["checkpoint"],
     ["compare"],
     ["train"],
+    ["report"],
     ["__init__"],
     ["tour"],
+    ["commands"],
     ["cli"],
     ["__main__"],
 ]
 RANK = {name: rank for rank, line in enumerate(LAYERS) for name in line}
-OPTIONAL = {"safetensors", "torch", "h5py", "orbax", "tensorstore", "optax"}  # imported in functions
+OPTIONAL = {
+    "safetensors",
+    "torch",
+    "h5py",
+    "orbax",
+    "tensorstore",
+    "optax",
+    "matplotlib",
+}  # imported in functions
 
 FILES = sorted(SOURCE.rglob("*.py"))
 

@@ -1,0 +1,67 @@
+"""Files as the commands see them: their headers as a tree of specs, and in words what cannot be read."""
+
+import math
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from paramtree.checkpoint.formats import open_stored
+from paramtree.checkpoint.layout import join_parts, key_specs
+from paramtree.checkpoint.rawfile import FileChangedError
+from paramtree.checkpoint.stored import Stored
+from paramtree.errors import ParamTreeError
+from paramtree.select import freeze_select, matches
+
+
+class Opened(NamedTuple):
+    """A file whose headers are read.
+
+    Attributes:
+        path: as it was typed.
+        stored: its headers.
+        specs: the tree it holds: specs under its own names, with its ties and fixed marks.
+    """
+
+    path: str
+    stored: Stored
+    specs: dict[str, Any]
+
+    def refusals(self, select: str | None = None) -> tuple[str, ...]:
+        """Say what the file holds besides, which no tree can hold."""
+        chosen = None if select is None else freeze_select(select)
+        return tuple(
+            f"{self.path!r}: {name!r} cannot be read: it is {what}."
+            for name, what in self.stored.refused.items()
+            if chosen is None or select == name or matches(chosen, name)
+        )
+
+
+def open_file(path: str) -> Opened:
+    """Read the headers of a file.
+
+    Raises:
+        FileNotFoundError: where there is none.
+        ParamTreeError: where it is of no known format, or damaged.
+        BadNameError: where its names cannot be nested.
+    """
+    with _naming(path):
+        stored = open_stored(Path(path))
+        specs = join_parts(stored.specs | key_specs(stored.specs, stored.notes), stored.notes)
+    return Opened(path, stored, specs)
+
+
+def bytes_of(spec: Any) -> int:
+    """Give the size of the values of a spec; a key of `jax.random` counts as the words that it holds."""
+    return math.prod(spec.shape) * spec.dtype.itemsize
+
+
+@contextmanager
+def _naming(path: str) -> Generator[None]:
+    """Name the file in an error about its names and notes."""
+    try:
+        yield
+    except ParamTreeError as error:
+        if repr(str(Path(path))) in str(error) or isinstance(error, FileChangedError):
+            raise
+        raise type(error)(f"{path!r}: {str(error).removeprefix('load: ')}") from error

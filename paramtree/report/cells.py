@@ -1,0 +1,124 @@
+"""What the tables of reports have in common: how numbers are written, and which columns are shown."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+_BARS = " ▁▂▃▄▅▆▇█"
+_GAP = 2  # columns between those of a table
+_NAME = 20  # columns that a name needs at least
+
+
+class Column(NamedTuple):
+    """One column of a table.
+
+    Attributes:
+        head: its title.
+        cells: its texts.
+        keys: what each row is sorted by.
+        spare: whether it may be left out where there is no room, those with the largest number first.
+    """
+
+    head: str
+    cells: Sequence[str]
+    keys: Sequence[float | str]
+    spare: int = 0
+
+
+def filled(columns: Sequence[Column]) -> list[Column]:
+    """Leave out the columns that are empty in every row, but for the first, of names."""
+    return [column for at, column in enumerate(columns) if at == 0 or any(column.cells)]
+
+
+def fitting(columns: Sequence[Column], width: int, wide: int) -> list[Column]:
+    """Leave out columns until the table fits the width, if those with names, the first `wide`, are cut.
+
+    >>> columns = [Column("name", ["a"], ["a"]), Column("x", ["1234"], [1], 1), Column("y", ["5"], [2])]
+    >>> [column.head for column in fitting(columns, 10, 1)]
+    ['name', 'y']
+    """
+    kept = list(columns)
+
+    def need() -> int:
+        sizes = [max(map(len, (column.head, *column.cells))) for column in kept]
+        cut = [min(size, _NAME) if at < wide else size for at, size in enumerate(sizes)]
+        return sum(cut) + _GAP * (len(cut) - 1)
+
+    while need() > width and any(column.spare for column in kept):
+        kept.remove(max(kept, key=lambda column: column.spare))
+    return kept
+
+
+def bytes_text(count: Any) -> str:
+    """Write a number of bytes in the unit that fits; a symbol stays one.
+
+    >>> bytes_text(12), bytes_text(4_900), bytes_text(3 << 20), bytes_text(1_048_575)
+    ('12 B', '4.79 KiB', '3.00 MiB', '1.00 MiB')
+    """
+    if not isinstance(count, int):
+        return f"{count} B"
+    size, unit = float(count), 0
+    # 1,048,575 bytes are 1.00 MiB, and not 1,024 KiB
+    while float(f"{size:.3g}" if size < 1000 else f"{size:.0f}") >= 1024 and unit < len(_UNITS) - 1:
+        size, unit = size / 1024, unit + 1
+    if not unit:
+        return f"{count} B"
+    digits = 2 if size < 10 else 1 if size < 100 else 0
+    return f"{size:,.{digits}f} {_UNITS[unit]}"
+
+
+def count_text(count: Any) -> str:
+    """Write a whole number with its thousands apart; a symbol stays one.
+
+    >>> count_text(12_000), count_text("256*features")
+    ('12,000', '256*features')
+    """
+    return f"{count:,}" if isinstance(count, int) else str(count)
+
+
+def number_text(number: float | int | None) -> str:
+    """Write a number to three digits, and none as nothing; small whole numbers are whole.
+
+    >>> number_text(0.012345), number_text(1234567.0), number_text(None), number_text(12_345)
+    ('0.0123', '1.23e+06', '', '12345')
+    """
+    if number is None:
+        return ""
+    return str(number) if isinstance(number, int) and abs(number) < 100_000 else f"{float(number):.3g}"
+
+
+def share_text(part: int, whole: int) -> str:
+    """Write a share in per cent: nothing for none, and 100% for nothing but all.
+
+    >>> share_text(1, 3), share_text(0, 3), share_text(3, 3), share_text(1, 10**6)
+    ('33%', '', '100%', '<1%')
+    """
+    if not part:
+        return ""
+    percent = round(100 * part / whole)
+    if part < whole and percent in (0, 100):
+        return ">99%" if percent else "<1%"
+    return f"{percent}%"
+
+
+def bars_text(bins: Sequence[int]) -> str:
+    """Draw a histogram with blocks of text; what holds anything is seen.
+
+    >>> bars_text([0, 1, 4, 8])
+    ' ▁▄█'
+    """
+    most = max(bins, default=0)
+    if not most:
+        return ""
+    steps = len(_BARS) - 1
+    return "".join(_BARS[math.ceil(steps * count / most)] for count in bins)
+
+
+def json_number(number: float | int | None) -> float | int | str | None:
+    """Give a number as JSON can hold it: one that is not finite as a text.
+
+    >>> json_number(0.5), json_number(float("inf")), json_number(None)
+    (0.5, 'inf', None)
+    """
+    return str(number) if isinstance(number, float) and not math.isfinite(number) else number

@@ -1,0 +1,185 @@
+"""The numbers of many arrays, found in one compiled pass: what `stats` tells of each parameter.
+
+Arrays are cut into rows of 128 elements; each row is reduced by itself, and rows are then put together, so
+that sums stay sound in float32 and an array of any shape needs the same few instructions. Small arrays are
+copied into common rows, a bounded number at a time, and measured by one program; a large one, and one that
+is spread over devices, is measured where it lies, by a program that arrays of its shape share. Least and
+largest values, NaN, infinities and subnormal numbers are told by their bits, which no device flushes to zero.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial, reduce
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from paramtree.names import untyped_jax
+from paramtree.report.numbers import power_of_two, read_numbers
+from paramtree.report.rows import ROW, Rows, common_rows, whole_rows
+
+BINS = 16  # of a histogram: as many as a short line of text can show
+
+_LANES = 16  # elements of a row that are combined side by side
+_CLASSES = 4  # NaN, infinite, zero, subnormal; the count of finite numbers follows them
+
+
+class Measured(NamedTuple):
+    """What one compiled pass finds of several arrays.
+
+    Attributes:
+        least: the keys of the least finite values, as `numbers.Reading` orders them.
+        most: the keys of the largest.
+        counts: NaN, infinite, zero, subnormal and finite elements, then those in each bin or above it but the
+            first; in two parts, of which the first counts sixteens.
+        scale: the powers of two that the moments were multiplied with, so that no square overflows.
+        mean: of the finite values.
+        spread: the sums of the squared distances from the mean.
+    """
+
+    least: Any
+    most: Any
+    counts: tuple[Any, Any]
+    scale: Any
+    mean: Any
+    spread: Any
+
+
+class _Join(NamedTuple):
+    """How what was found of rows becomes what holds of whole arrays, and back."""
+
+    add: Callable[[Any], Any]
+    least: Callable[[Any], Any]
+    most: Callable[[Any], Any]
+    spread: Callable[[Any], Any]
+
+
+@untyped_jax.jit
+def measure_rows(arrays: Sequence[Any], rows: Sequence[Rows]) -> list[Measured]:
+    """Measure small arrays, laid out in common rows: a `Rows` for those of each dtype, in their order."""
+    found: list[Measured] = []
+    start = 0
+    for each in rows:
+        laid, valid = common_rows(arrays[start : start + each.arrays], each)
+        start += each.arrays
+        join = _Join(
+            each.join(jax.ops.segment_sum),
+            each.join(jax.ops.segment_min),
+            each.join(jax.ops.segment_max),
+            lambda values, owner=each.owner: values[owner],
+        )
+        found.append(_measure(laid, valid, 1, join))
+    return found
+
+
+@partial(untyped_jax.jit, static_argnames="spread")
+def measure_one(array: Any, spread: bool) -> Measured:
+    """Measure one array where it lies.
+
+    Args:
+        array: not of size zero.
+        spread: whether it lies on several devices: then each line along its longest axis is a row, so that
+            nothing is moved.
+    """
+    if spread and array.ndim:
+        laid, valid, axis = array, None, max(range(array.ndim), key=lambda each: array.shape[each])
+    else:
+        laid, valid = whole_rows(array)
+        axis = 1
+    shape = tuple(size for at, size in enumerate(laid.shape) if at != axis)
+    join = _Join(
+        lambda values: values.sum(tuple(range(len(shape))))[None],
+        lambda values: values.min()[None],
+        lambda values: values.max()[None],
+        lambda values: jnp.broadcast_to(values.reshape((1,) * len(shape)), shape),
+    )
+    return _measure(laid, valid, axis, join)
+
+
+def _measure(laid: Any, valid: Any, axis: int, join: _Join) -> Measured:
+    seen = read_numbers(laid)
+    finite = ~(seen.nan | seen.infinite)
+    masks = [seen.nan, seen.infinite, seen.zero, seen.subnormal, finite]
+    if valid is not None:
+        masks = [mask & valid for mask in masks]
+    low, high, *counts = _classes(seen.key, masks, axis)
+    least, most = join.least(low), join.most(high)
+    ends = [jnp.where(least <= most, seen.number_of(each), 0) for each in (least, most)]
+    scale = power_of_two(jnp.maximum(abs(ends[0]), abs(ends[1])))
+    count = counts[_CLASSES]
+    halves = [seen.number_of(key) * join.spread(scale) * 0.5 for key in (low, high)]
+    centre = jnp.where(count > 0, halves[0] + halves[1], 0)
+    # worked out once for each row, where XLA would do it anew for each element
+    of_rows = lax.optimization_barrier((*map(join.spread, (scale, *ends)), centre))
+    scales, lows, highs, centres = (jnp.expand_dims(each, axis) for each in of_rows)
+    # not the mask from above, which would be written to memory to be read again
+    inside = (seen.number >= lows) & (seen.number <= highs)
+    inside = inside if valid is None else inside & valid
+    counts += _bins(seen.number * scales, inside, lows * scales, highs * scales, axis)
+    # in two parts, as arrays may have more elements than 32 bits can count
+    each = jnp.stack(counts, -1)
+    parts = join.add(each >> 4), join.add(each & 15)
+    off = jnp.where(inside, seen.number * scales - centres, 0)
+    mean, spread = _moments(off, of_rows[-1], count, axis, join)
+    return Measured(least, most, parts, scale, mean, spread)
+
+
+def _classes(key: Any, masks: Sequence[Any], axis: int) -> list[Any]:
+    """Reduce each row: its least and largest finite key, and how many there are of each class."""
+    ends = jnp.iinfo(key.dtype)
+    keys = jnp.where(masks[_CLASSES], key, ends.max), jnp.where(masks[_CLASSES], key, ends.min)
+    combine = (lax.min, lax.max, *[lax.add] * len(masks))
+    starts = (ends.max, ends.min, *[0] * len(masks))
+    return _reduce((*keys, *map(_count, masks)), starts, combine, axis)
+
+
+def _count(mask: Any) -> Any:
+    return mask.astype(jnp.int32)
+
+
+def _bins(scaled: Any, finite: Any, low: Any, high: Any, axis: int) -> list[Any]:
+    """Count in each row what lies in each bin, or above it; but for the first, which all lies in."""
+    steps = lax.optimization_barrier(BINS / jnp.where(high > low, high - low, 1))
+    places = _parts(jnp.where(finite, (scaled - low) * steps, -1), axis)
+    above = [reduce(lax.add, [_count(part >= each) for part in places]) for each in range(1, BINS)]
+    return _reduce(above, [0] * len(above), [lax.add] * len(above), axis)
+
+
+def _moments(off: Any, centre: Any, count: Any, axis: int, join: _Join) -> tuple[Any, Any]:
+    """Give the mean, and the sum of the squared distances from it.
+
+    The distances `off` are taken from the middle of what the row holds: so the squares that are subtracted
+    are never much larger than what remains, whatever the values in this row or in others.
+    """
+    parts = _parts(off, axis)
+    sums = sum(parts), sum(part * part for part in parts)
+    total, squares = _reduce(sums, (0, 0), (lax.add, lax.add), axis)
+    count = count.astype(off.dtype)
+    mine = total / jnp.maximum(count, 1)
+    whole = jnp.maximum(join.add(count), 1)
+    weight = count / join.spread(whole)
+    mean = join.add((centre + mine) * weight)
+    # the mean so far is rounded as a large number is; how far it is from the rows' own puts it right
+    away = centre - join.spread(mean) + mine
+    rest = join.add(away * weight)
+    away -= join.spread(rest)
+    return mean + rest, join.add(jnp.maximum(squares - total * mine, 0) + count * away * away)
+
+
+def _parts(array: Any, axis: int) -> list[Any]:
+    """Cut rows into parts, to be added up element by element, which a CPU does many at a time."""
+    if array.shape[axis] != ROW:
+        return [array]
+    return [lax.slice_in_dim(array, at, at + _LANES, axis=axis) for at in range(0, ROW, _LANES)]
+
+
+def _reduce(arrays: Sequence[Any], starts: Sequence[Any], combine: Sequence[Any], axis: int) -> list[Any]:
+    """Reduce several arrays along an axis in one loop over them, which XLA would not make of several."""
+    initial = [np.asarray(start, array.dtype) for start, array in zip(starts, arrays, strict=True)]
+
+    def step(old: Any, new: Any) -> Any:
+        return tuple(function(*pair) for function, *pair in zip(combine, old, new, strict=True))
+
+    return list(lax.reduce(tuple(arrays), tuple(initial), step, (axis,)))
