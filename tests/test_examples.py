@@ -96,10 +96,10 @@ def test_the_command_line_without_a_command_says_what_there_is(capsys):
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs_and_is_kept_with_its_outputs(path, monkeypatch):
     pytest.importorskip("ipykernel")
-    if path.stem in ("networks", "fine_tuning"):
+    if path.stem in ("networks", "fine_tuning", "looking"):
         pytest.importorskip("optax")
         pytest.importorskip("sklearn")
-    if path.stem == "networks":
+    if path.stem in ("networks", "looking"):
         pytest.importorskip("matplotlib.font_manager")  # lists the fonts, outside of the notebook
     if path.stem == "checkpoints":
         pytest.importorskip("torch")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from calls import dispatch_job, import_job, select_job, tied_dispatch_job
 from checkpoints import load_job, plan_job, save_job
+from looking import html_job, stats_job, summary_job
 from stepping import packed_job
 from training import compile_job, depth_job, step_job
 
@@ -34,6 +35,10 @@ JOBS = {
     "save 1 GiB in 1,000 leaves": save_job,
     "load 1 GiB in 1,000 leaves": load_job,
     "plan a load of 10,000 parameters with 20 rules": plan_job,
+    "statistics of 2,000 leaves of 64 x 64, warm": partial(stats_job, 64),
+    "statistics of 2,000 leaves of 256 x 256, warm": partial(stats_job, 256),
+    "summary of 100,000 leaves": summary_job,
+    "page of 5,000 parameters": html_job,
 }
 
 
