@@ -9,7 +9,7 @@ The API at a glance (`import paramtree as pt`):
 - fix: `Fixed`, `Frozen`, `freeze`, `unfreeze`, `trainable`
 - model: `Module`, `module`, `Scope`, `ParamSpec`, `wrap`, `bind`; layers in `nn`, initialisers in `init`
 - files: `save`, `load`, `plan_load`, `LoadPlan`; other programs' names: `renaming`
-- look at: `summary`, `stats`, `show`, `plot`, `track`; they give `Summary`, `Stats`, `View`, a figure, `Tracker`
+- look at: `summary`, `stats`, `show`, `plot`, `track`; they give `Summary`, `Stats`, `View`, `Tracker`, figures
 - compare, check: `diff`, `Diff`; `find_nonfinite`, `Nonfinite`, `check_finite`, `nonfinite_mask`
 - train: `train_step`, `TrainState`, `TrainStep`, `group_optimizers`, `fuse`, `unfuse`, `Fused`
 - errors: `ParamTreeError` and those below it
