@@ -9,9 +9,10 @@ The API at a glance (`import paramtree as pt`):
 - fix: `Fixed`, `Frozen`, `freeze`, `unfreeze`, `trainable`
 - model: `Module`, `module`, `Scope`, `ParamSpec`, `wrap`, `bind`; layers in `nn`, initialisers in `init`
 - files: `save`, `load`, `plan_load`, `LoadPlan`; other programs' names: `renaming`
-- look at: `summary`, `stats`, `show`, `plot`, `track`; they give `Summary`, `Stats`, `View`, `Tracker`, figures
+- look at: `summary`, `stats`, `show`, `plot`, `track`; the results: `Summary`, `Stats`, `View`, `Tracker`
 - compare, check: `diff`, `Diff`; `find_nonfinite`, `Nonfinite`, `check_finite`, `nonfinite_mask`
 - train: `train_step`, `TrainState`, `TrainStep`, `group_optimizers`, `fuse`, `unfuse`, `Fused`
+- scale: `plan_sharding`, `ShardingPlan`, `shardings`, `shard`; `init(shardings=)` of a module
 - errors: `ParamTreeError` and those below it
 
 A *name* is a leaf's path, its keys joined with `/`. A *select* says which parameters: a regular expression of
@@ -68,6 +69,7 @@ if _typing.TYPE_CHECKING:
     from paramtree.report.summary import Summary, summary
     from paramtree.report.track import Tracker, track
     from paramtree.report.view import View, show
+    from paramtree.sharding import ShardingPlan, plan_sharding, shard, shardings
     from paramtree.train import Fused, TrainState, TrainStep, fuse, group_optimizers, train_step, unfuse
 
 __version__ = "0.1.0"
@@ -84,6 +86,7 @@ __all__ = [
     "summary", "Summary", "stats", "Stats", "find_nonfinite", "Nonfinite", "check_finite", "nonfinite_mask",
     "show", "View", "plot", "track", "Tracker",
     "train_step", "TrainState", "TrainStep", "group_optimizers", "fuse", "unfuse", "Fused",
+    "plan_sharding", "ShardingPlan", "shardings", "shard",
     "ParamTreeError", "SelectError", "NoMatchError", "RuleError", "BadNameError", "UnknownNameError",
     "MismatchError", "TieError",
 ]  # fmt: skip
@@ -110,6 +113,10 @@ _AT_FIRST_USE = {
     "plot": "paramtree.report.plot",
     "track": "paramtree.report.track",
     "Tracker": "paramtree.report.track",
+    "plan_sharding": "paramtree.sharding",
+    "ShardingPlan": "paramtree.sharding",
+    "shardings": "paramtree.sharding",
+    "shard": "paramtree.sharding",
     "train_step": "paramtree.train",
     "TrainState": "paramtree.train",
     "TrainStep": "paramtree.train",

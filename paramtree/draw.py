@@ -15,6 +15,7 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from paramtree import display
 from paramtree.errors import (
@@ -160,8 +161,13 @@ def _for_each(function: Callable[[Any], jax.Array], items: Any, key: jax.Array) 
     return untyped_jax.vmap(function)(items) if batched else untyped_jax.lax.map(function, items)
 
 
-def draw(key: jax.Array, specs: Mapping[str, ParamSpec]) -> dict[str, jax.Array]:
+def draw(
+    key: jax.Array, specs: Mapping[str, ParamSpec], shardings: Mapping[str, Any] | None = None
+) -> dict[str, jax.Array]:
     """Draw values for parameters by name; each spec must name its initialiser.
+
+    With shardings, by name, each is drawn by itself and where it will lie: no device holds more than its
+    share, and the values are the same.
 
     Raises:
         MismatchError: listing every initialiser that gives another shape or dtype than asked, and every
@@ -172,6 +178,12 @@ def draw(key: jax.Array, specs: Mapping[str, ParamSpec]) -> dict[str, jax.Array]
     _check_known(specs)
     specs = {name: _unmixed(name, spec) for name, spec in specs.items()}
     _check_initialisers(specs)
+    if shardings is not None:
+        return _draw_placed(key, specs, shardings)
+    return _draw_all(key, specs)
+
+
+def _draw_all(key: jax.Array, specs: Mapping[str, ParamSpec]) -> dict[str, jax.Array]:
     groups: dict[Any, dict[str, ParamSpec]] = {}
     for name, spec in specs.items():
         groups.setdefault(_group_of(name, spec), {})[name] = spec
@@ -181,6 +193,67 @@ def draw(key: jax.Array, specs: Mapping[str, ParamSpec]) -> dict[str, jax.Array]
     faults = [fault for name, spec in specs.items() for fault in _draw_faults(name, spec, drawn[name])]
     raise_faults(MismatchError, "these initialisers did not give what was asked:", faults)
     return {name: _joined(spec, drawn[name]) for name, spec in specs.items()}
+
+
+def _draw_placed(
+    key: jax.Array, specs: Mapping[str, ParamSpec], shardings: Mapping[str, Any]
+) -> dict[str, jax.Array]:
+    """Draw each parameter onto its devices: in parts, where its initialiser is known to be pure."""
+    drawn: dict[str, jax.Array] = {}
+    whole: dict[Any, dict[str, ParamSpec]] = {}
+    for name, spec in specs.items():
+        group = _group_of(name, spec)
+        if isinstance(group, tuple):
+            program = _placed_program(shardings[name])
+            hashes = _hashes(tuple(repetition_names(name, spec.repeats)))
+            lead = spec.shape[: len(spec.repeats)]
+            impl, data = jax.random.key_impl(key), jax.random.key_data(key)
+            # a key that is committed to one device is refused by a mesh of others
+            data = data if isinstance(data, Tracer) else np.asarray(data)
+            drawn[name] = _named_errors([name], partial(program, *group, lead, impl, data, hashes))
+        else:
+            whole.setdefault(group, {})[name] = spec
+    # a user's function, a value from a file, a foreign pair: each is made whole, and spread before the next
+    for members in whole.values():
+        for name, value in _draw_all(key, members).items():
+            drawn[name] = put(value, shardings[name])
+    return drawn
+
+
+def put(array: Any, sharding: Any) -> jax.Array:
+    """Put an array where a sharding says; where other processes have some of its devices, each puts its part.
+
+    >>> put(np.ones(2), jax.devices()[0]).shape
+    (2,)
+    """
+    near = not isinstance(sharding, jax.sharding.Sharding) or sharding.is_fully_addressable
+    if near or isinstance(array, Tracer) or not getattr(array, "is_fully_addressable", True):
+        return jax.device_put(array, sharding)
+    if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
+        data = put(jax.random.key_data(array), sharding)
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(array))
+    host = np.asarray(array)
+    return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+
+@lru_cache(maxsize=256)
+def _placed_program(sharding: Any) -> Callable[..., jax.Array]:
+    return untyped_jax.jit(_draw_stack, static_argnums=(0, 1, 2, 3, 4), out_shardings=sharding)
+
+
+def _draw_stack(
+    initialiser: Any,
+    shape: tuple[int, ...],
+    dtype: Any,
+    lead: tuple[int, ...],
+    impl: Any,
+    data: Any,
+    hashes: Any,
+) -> jax.Array:
+    """Draw one parameter, all of its repetitions."""
+    keys = _fold_all(jax.random.wrap_key_data(data, impl=impl), hashes)
+    values = _for_each(lambda key: initialiser(key, shape, dtype), keys, keys)
+    return jax.lax.convert_element_type(values.reshape(*lead, *values.shape[1:]), dtype)
 
 
 def _joined(spec: ParamSpec, drawn: Any) -> jax.Array:
@@ -404,7 +477,7 @@ def _unless_ruled(init: Any, spec: ParamSpec) -> Any:
     return DEFAULT if init is None or are_rules(init) else init
 
 
-def materialize(key: jax.Array, specs: Any, init: Any = None) -> Any:
+def materialize(key: jax.Array, specs: Any, init: Any = None, shardings: Any = None) -> Any:
     """Turn a tree of specs into a tree of values.
 
     Args:
@@ -412,10 +485,12 @@ def materialize(key: jax.Array, specs: Any, init: Any = None) -> Any:
         specs: the tree.
         init: an initialiser for every parameter whose layer names none; or rules, which come first. It has
             been through `parse_init`.
+        shardings: where the values shall lie: one sharding, or a tree of them.
 
     Raises:
         RuleError: listing every rule that hits nothing or is shadowed.
-        MismatchError: where an initialiser does not give what was asked, or a size is unknown.
+        MismatchError: where an initialiser does not give what was asked, a size is unknown, or the
+            shardings do not fit.
     """
     leaves, structure = flatten_named(specs)
     if are_rules(init):
@@ -429,7 +504,43 @@ def materialize(key: jax.Array, specs: Any, init: Any = None) -> Any:
     for name, index, given in zip(structure.names, structure.indices, explicit, strict=True):
         spec = leaves[index]
         chosen[name] = replace(spec, init=_unless_ruled(init, spec) if given is _UNSET else given)
-    return _filled(specs, draw(key, chosen))
+    _check_known(chosen)
+    return _filled(specs, draw(key, chosen, _read_shardings(shardings, chosen)))
+
+
+def _read_shardings(shardings: Any, specs: Mapping[str, ParamSpec]) -> dict[str, Any] | None:
+    """Give each parameter its sharding; none at all where none are asked for."""
+    if shardings is None:
+        return None
+    if isinstance(shardings, jax.sharding.Sharding):
+        given = dict.fromkeys(specs, shardings)
+    else:
+        leaves, structure = flatten_named(shardings)
+        given = {name: leaves[index] for name, index in zip(structure.names, structure.indices, strict=True)}
+    faults = [
+        f"{name} is not a parameter of the net.{did_you_mean(name, specs)}"
+        for name in given
+        if name not in specs
+    ]
+    faults += [f"{name} has none" for name in specs if name not in given]
+    faults += [
+        fault
+        for name, spec in specs.items()
+        if name in given
+        for fault in _sharding_faults(name, spec, given[name])
+    ]
+    raise_faults(MismatchError, "init: these shardings do not fit; pt.shardings makes them by rules:", faults)
+    return given
+
+
+def _sharding_faults(name: str, spec: ParamSpec, sharding: Any) -> list[str]:
+    if not isinstance(sharding, jax.sharding.Sharding):
+        return [f"{name}: {sharding!r} is not a sharding"]
+    try:
+        sharding.shard_shape(spec.shape)
+    except ValueError as error:
+        return [f"{name} of shape {display.shape_text(spec.shape)}: {str(error).splitlines()[0]}"]
+    return []
 
 
 def _filled(node: Any, drawn: Mapping[str, jax.Array], name: str = "") -> Any:

@@ -44,7 +44,7 @@ class Module:
         describe: gives the printed form, without layers, from the module's own parameters, or from None.
 
     Attributes:
-        init: `init(key, *inputs, init=None) -> params`.
+        init: `init(key, *inputs, init=None, shardings=None) -> params`.
         apply: `apply(params, *inputs, train=False, key=None) -> outputs`.
         apply_and_update: `apply_and_update(params, *inputs, key=None) -> (outputs, params)`.
         specs: `specs(*inputs) -> tree of ParamSpec`.
@@ -196,22 +196,25 @@ def assign_keys(layers: Sequence[Module]) -> list[tuple[str, Module]]:
 
 
 def _init(net: Module) -> Callable[..., Any]:
-    def init(key: jax.Array, /, *inputs: Any, init: Any = None) -> Any:
+    def init(key: jax.Array, /, *inputs: Any, init: Any = None, shardings: Any = None) -> Any:
         """Make parameters: find what the net wants for these inputs, then draw each value by its name.
 
         Args:
             key: a random key.
             *inputs: arrays, `jax.ShapeDtypeStruct`s, or strings of shapes such as "batch, 20".
             init: an initialiser for every parameter whose layer names none; or rules, which come first.
+            shardings: where the values shall lie: a tree such as `pt.shardings` gives, or one for all. Each
+                is drawn in place, bit for bit as without; no device ever holds more than its share.
 
         Raises:
             RuleError: listing every rule that hits nothing or is shadowed.
-            MismatchError: where a size is unknown, or an initialiser gives another shape or dtype.
+            MismatchError: where a size is unknown, an initialiser gives another shape or dtype, or the
+                shardings do not fit.
             ParamTreeError: where the key is none, or something is not an initialiser.
         """
         check_random_key(key)
         init = parse_init(init)  # once: rules may come from an iterator
-        return materialize(key, _find_specs(net, inputs, key, init), init)
+        return materialize(key, _find_specs(net, inputs, key, init), init, shardings)
 
     return init
 

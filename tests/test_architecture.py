@@ -32,6 +32,7 @@ LAYERS = [
     ["compare"],
     ["train"],
     ["report"],
+    ["sharding"],
     ["__init__"],
     ["tour"],
     ["commands"],

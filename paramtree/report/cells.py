@@ -115,6 +115,17 @@ def bars_text(bins: Sequence[int]) -> str:
     return "".join(_BARS[math.ceil(steps * count / most)] for count in bins)
 
 
+def spec_text(spec: Any) -> str:
+    """Write a PartitionSpec in short: for each size the mesh axes that it is spread over.
+
+    >>> from jax.sharding import PartitionSpec
+    >>> [spec_text(PartitionSpec(*entries)) for entries in (["data", None], [("x", "y")], [])]
+    ['data, -', 'x+y', 'replicated']
+    """
+    axes = ["+".join(map(str, each)) if isinstance(each, tuple) else str(each or "") for each in spec]
+    return ", ".join(each or "-" for each in axes) if any(axes) else "replicated"
+
+
 def json_number(number: float | int | None) -> float | int | str | None:
     """Give a number as JSON can hold it: one that is not finite as a text.
 

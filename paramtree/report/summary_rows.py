@@ -14,6 +14,7 @@ from paramtree.draw import ParamSpec
 from paramtree.errors import listing
 from paramtree.names import SEPARATOR, Structure, natural_name_key
 from paramtree.nodes import Alias, follow
+from paramtree.report.cells import spec_text
 from paramtree.report.values import dtype_name, is_traced
 from paramtree.select import depends_on_leaves, freeze_select, matches
 from paramtree.tree import is_array_like
@@ -108,9 +109,7 @@ def _read_sharding(sharding: Any, shape: tuple[Any, ...]) -> tuple[str, tuple[in
         return "replicated", share
     if mesh is None:
         return type(sharding).__name__, share
-    axes = [each if each is not None else () for each in sharding.spec]
-    names = ["+".join(map(str, each)) if isinstance(each, tuple) else str(each) for each in axes]
-    return ", ".join(name or "-" for name in names), share
+    return spec_text(sharding.spec), share
 
 
 def tied_rows(structure: Structure, leaves: Sequence[Any], select: Any = None) -> list[Row]:

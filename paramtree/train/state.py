@@ -8,6 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
+from jax.sharding import NamedSharding, PartitionSpec
 
 from paramtree.errors import MismatchError, NoMatchError, RuleError, raise_faults
 from paramtree.names import Structure
@@ -83,8 +85,34 @@ def new_state(params: Any, optimizer: Any, key: Any, ema: Rules | None, copy: bo
         heavy = (params, optimizer.init(part), averages)
     # an optimiser may keep the parameters themselves, and no buffer can be donated twice
     params, opt_state, averages = update(heavy, dict.fromkeys(find_tied(heavy), jnp.copy))
-    step, stopped = jnp.zeros((), jnp.int32), jnp.zeros((), bool)
+    light = (key, jnp.zeros((), jnp.int32), jnp.zeros((), bool))
+    (params, opt_state, averages), (key, step, stopped) = _on_one_mesh(((params, opt_state, averages), light))
     return TrainState(params, opt_state, key, step, averages, stopped)
+
+
+def _on_one_mesh(state: Any) -> Any:
+    """Put what lies on no particular device, as counters do, on all devices of the mesh that others lie on.
+
+    The first step would do it, and the second be compiled again for where it lies then.
+    """
+    leaves, structure = jax.tree.flatten(state)
+    placed = [
+        leaf.sharding for leaf in leaves if isinstance(leaf, jax.Array) and not isinstance(leaf, Tracer)
+    ]
+    mesh = next(
+        (each.mesh for each in placed if isinstance(each, NamedSharding) and each.num_devices > 1), None
+    )
+    if mesh is None:
+        return state
+    whole = NamedSharding(mesh, PartitionSpec())
+    loose = {at: leaf for at, leaf in enumerate(leaves) if not getattr(leaf, "committed", True)}
+    # not by device_put, which knows this process's devices alone
+    moved = jax.jit(_same, out_shardings=whole)(loose)
+    return jax.tree.unflatten(structure, [moved.get(at, leaf) for at, leaf in enumerate(leaves)])
+
+
+def _same(leaves: Any) -> Any:
+    return leaves
 
 
 def _check_trained(plain: Mapping[str, Any], names: list[str]) -> None:

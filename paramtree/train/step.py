@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -46,9 +47,8 @@ class TrainStep:
     jitted_scan: Any = field(init=False)
 
     def __post_init__(self) -> None:
-        donated = (0,) if self.donate else ()
-        object.__setattr__(self, "jitted", jax.jit(self._advance, donate_argnums=donated))
-        object.__setattr__(self, "jitted_scan", jax.jit(self._advance_through, donate_argnums=donated))
+        object.__setattr__(self, "jitted", self.compile(many=False))
+        object.__setattr__(self, "jitted_scan", self.compile(many=True))
 
     def init(self, params: Any, key: Any = None, *, copy: bool = True) -> TrainState:
         """Make the state of a run: the optimiser is given what is trained, and nothing that is fixed.
@@ -79,7 +79,7 @@ class TrainStep:
             MismatchError: where the loss function returns something else than it should, the optimiser's
                 state is of other parameters, or the batch does not split into `accumulate` parts.
         """
-        return _run(self.jitted, state, batch)
+        return _run(self, state, batch, many=False)
 
     def scan(self, state: TrainState, batches: Any) -> tuple[TrainState, Any]:
         """Do one step for each of several batches, stacked along a leading axis, in one call.
@@ -91,11 +91,17 @@ class TrainStep:
             ParamTreeError: as a call does.
             MismatchError: as a call does, and where the leading axes differ.
         """
-        return _run(self.jitted_scan, state, batches)
+        return _run(self, state, batches, many=True)
 
     def arguments(self, state: TrainState, batch: Any) -> tuple[_Heavy, _Light, Any]:
         """Give what `jitted` takes for a state and a batch."""
         return _arguments(state, batch)
+
+    def compile(self, many: bool, out_shardings: Any = None) -> Any:
+        """Give the step, or the scan over many, as a function that JAX compiles at its first call."""
+        placed = {} if out_shardings is None else {"out_shardings": out_shardings}
+        donated = (0,) if self.donate else ()
+        return jax.jit(self._advance_through if many else self._advance, donate_argnums=donated, **placed)
 
     def _advance_through(self, heavy: _Heavy, light: _Light, batches: Any) -> Any:
         def body(carry: tuple[_Heavy, _Light], batch: Any) -> Any:
@@ -153,7 +159,7 @@ class TrainStep:
         return filled(ema, averages)
 
 
-def _run(jitted: Any, state: TrainState, batch: Any) -> tuple[TrainState, Any]:
+def _run(step: TrainStep, state: TrainState, batch: Any, many: bool) -> tuple[TrainState, Any]:
     stopped: Any = state.stopped
     # known only where the last step has ended: waiting for it would leave the device without work
     if is_concrete(stopped) and stopped.is_ready() and bool(stopped):
@@ -162,8 +168,27 @@ def _run(jitted: Any, state: TrainState, batch: Any) -> tuple[TrainState, Any]:
             "last good one: save it, look at it, or go on with other batches from "
             "dataclasses.replace(state, stopped=False)."
         )
-    (params, opt_state, ema), (key, step, stopped), out = jitted(*_arguments(state, batch))
-    return TrainState(params, opt_state, key, step, ema, stopped), out
+    heavy, light, batch = _arguments(state, batch)
+    jitted = _keeping_place(step, heavy, light, many) or (step.jitted_scan if many else step.jitted)
+    (params, opt_state, ema), (key, count, stopped), out = jitted(heavy, light, batch)
+    return TrainState(params, opt_state, key, count, ema, stopped), out
+
+
+def _keeping_place(step: TrainStep, heavy: _Heavy, light: _Light, many: bool) -> Any:
+    """Give the step whose new state lies where the old one does; None where that is one device.
+
+    Left alone, XLA chooses where outputs lie, and what rules have spread comes back otherwise.
+    """
+    count = light[1]
+    if not is_concrete(count) or count.sharding.num_devices == 1:
+        return None
+    leaves, structure = jax.tree.flatten((heavy, light))
+    return _placed_step(step, many, structure, tuple(leaf.sharding for leaf in leaves))
+
+
+@lru_cache(maxsize=64)
+def _placed_step(step: TrainStep, many: bool, structure: Any, shardings: tuple[Any, ...]) -> Any:
+    return step.compile(many, (*jax.tree.unflatten(structure, shardings), None))
 
 
 def _arguments(state: TrainState, batch: Any) -> tuple[_Heavy, _Light, Any]:

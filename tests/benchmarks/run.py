@@ -12,6 +12,7 @@ from pathlib import Path
 from calls import dispatch_job, import_job, select_job, tied_dispatch_job
 from checkpoints import load_job, plan_job, save_job
 from looking import html_job, stats_job, summary_job
+from sharding import devices_job, init_job, sharding_plan_job
 from stepping import packed_job
 from training import compile_job, depth_job, step_job
 
@@ -39,6 +40,9 @@ JOBS = {
     "statistics of 2,000 leaves of 256 x 256, warm": partial(stats_job, 256),
     "summary of 100,000 leaves": summary_job,
     "page of 5,000 parameters": html_job,
+    "plan 405 billion parameters on 512 devices": sharding_plan_job,
+    "initialise 1 GiB over two processes": init_job,
+    "train data-parallel on host devices, one step": devices_job,
 }
 
 
