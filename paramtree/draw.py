@@ -210,7 +210,10 @@ def _draw_placed(
             impl, data = jax.random.key_impl(key), jax.random.key_data(key)
             # a key that is committed to one device is refused by a mesh of others
             data = data if isinstance(data, Tracer) else np.asarray(data)
-            drawn[name] = _named_errors([name], partial(program, *group, lead, impl, data, hashes))
+            # one after the other: the memory that drawing takes is that of one, and not of all in flight
+            drawn[name] = jax.block_until_ready(
+                _named_errors([name], partial(program, *group, lead, impl, data, hashes))
+            )
         else:
             whole.setdefault(group, {})[name] = spec
     # a user's function, a value from a file, a foreign pair: each is made whole, and spread before the next

@@ -204,7 +204,7 @@ def _init(net: Module) -> Callable[..., Any]:
             *inputs: arrays, `jax.ShapeDtypeStruct`s, or strings of shapes such as "batch, 20".
             init: an initialiser for every parameter whose layer names none; or rules, which come first.
             shardings: where the values shall lie: a tree such as `pt.shardings` gives, or one for all. Each
-                is drawn in place, bit for bit as without; no device ever holds more than its share.
+                is drawn in place, bit for bit as without, and one after the other.
 
         Raises:
             RuleError: listing every rule that hits nothing or is shadowed.

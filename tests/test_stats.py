@@ -10,7 +10,7 @@ import pytest
 
 import paramtree as pt
 from paramtree.report import rows as rows_module
-from paramtree.report.cells import bars_text, bytes_text, fitting, number_text, share_text
+from paramtree.report.cells import bars_text, bytes_text, number_text, share_text
 from paramtree.report.measure import BINS
 from paramtree.report.moments import Moments, measure
 from paramtree.report.stats import stats
@@ -448,4 +448,3 @@ def test_cells():
     assert bytes_text("4*n") == "4*n B"
     assert (share_text(1, 2), share_text(999_999, 1_000_000)) == ("50%", ">99%")
     assert (bars_text([]), bars_text([0, 0]), bars_text([1, 1000])) == ("", "", "▁█")
-    assert fitting([], 10, 0) == []

@@ -1,53 +1,11 @@
-"""What the tables of reports have in common: how numbers are written, and which columns are shown."""
+"""What the tables of reports have in common: how numbers are written."""
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 _BARS = " ▁▂▃▄▅▆▇█"
-_GAP = 2  # columns between those of a table
-_NAME = 20  # columns that a name needs at least
-
-
-class Column(NamedTuple):
-    """One column of a table.
-
-    Attributes:
-        head: its title.
-        cells: its texts.
-        keys: what each row is sorted by.
-        spare: whether it may be left out where there is no room, those with the largest number first.
-    """
-
-    head: str
-    cells: Sequence[str]
-    keys: Sequence[float | str]
-    spare: int = 0
-
-
-def filled(columns: Sequence[Column]) -> list[Column]:
-    """Leave out the columns that are empty in every row, but for the first, of names."""
-    return [column for at, column in enumerate(columns) if at == 0 or any(column.cells)]
-
-
-def fitting(columns: Sequence[Column], width: int, wide: int) -> list[Column]:
-    """Leave out columns until the table fits the width, if those with names, the first `wide`, are cut.
-
-    >>> columns = [Column("name", ["a"], ["a"]), Column("x", ["1234"], [1], 1), Column("y", ["5"], [2])]
-    >>> [column.head for column in fitting(columns, 10, 1)]
-    ['name', 'y']
-    """
-    kept = list(columns)
-
-    def need() -> int:
-        sizes = [max(map(len, (column.head, *column.cells))) for column in kept]
-        cut = [min(size, _NAME) if at < wide else size for at, size in enumerate(sizes)]
-        return sum(cut) + _GAP * (len(cut) - 1)
-
-    while need() > width and any(column.spare for column in kept):
-        kept.remove(max(kept, key=lambda column: column.spare))
-    return kept
 
 
 def bytes_text(count: Any) -> str:

@@ -5,24 +5,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from paramtree import display
 from paramtree.errors import listing
 from paramtree.report.cells import (
-    Column,
     bars_text,
     count_text,
-    filled,
-    fitting,
     json_number,
     number_text,
     share_text,
 )
+from paramtree.report.columns import Column, columns_html, columns_text, text_column
 from paramtree.report.moments import Moments, measure
-from paramtree.report.page import sortable_table
 from paramtree.report.values import Item, check_gradients, check_not_traced, read_items
 from paramtree.select import Select
 
-_WHAT = "what"  # the column of texts beside that of the names
 _NOTHING = Moments()
 
 
@@ -114,22 +109,14 @@ class Stats:
         """Write the table, as wide as the terminal if no width is given; what has no room is left out."""
         if not self.rows:
             return self.headline()
-        width = width or display.terminal_width()
-        columns = fitting(filled(_columns(self.rows)), width, 2)
-        rows = list(zip(*(column.cells for column in columns), strict=True))
-        heads = [column.head for column in columns]
-        table = display.table_text(heads, rows, width, 2 if _WHAT in heads else 1)
-        return f"{self.headline()}\n{table}"
+        return f"{self.headline()}\n{columns_text(_columns(self.rows), width)}"
 
     def __repr__(self) -> str:
         return self.to_text()
 
     def to_html(self) -> str:
         """Write the table in HTML, as a notebook shows it: a click on a head sorts it."""
-        columns = filled(_columns(self.rows))
-        cells = list(zip(*(column.cells for column in columns), strict=True))
-        keys = list(zip(*(column.keys for column in columns), strict=True))
-        return sortable_table(self.headline(), [column.head for column in columns], cells, keys)
+        return columns_html(self.headline(), _columns(self.rows))
 
     def _repr_html_(self) -> str:
         return self.to_html()
@@ -151,8 +138,8 @@ def _columns(rows: Sequence[ParamStats]) -> list[Column]:
     bars = [bars_text(each.bins) for each in held]
     zeros = [share_text(row.values.zero, row.size) for row in rows]
     return [
-        Column("name", [row.name for row in rows], [row.name for row in rows]),
-        Column(_WHAT, what, what, 1),
+        text_column("name", [row.name for row in rows]),
+        text_column("what", what, 1),
         numbers("mean", [each.mean for each in held]),
         numbers("std", [each.std for each in held]),
         numbers("min", [each.least for each in held], 3),

@@ -13,17 +13,14 @@ from paramtree.errors import ParamTreeError
 from paramtree.module import outputs_of
 from paramtree.names import blocks_above, is_under, join
 from paramtree.report.cells import (
-    Column,
     bytes_text,
     count_text,
-    filled,
-    fitting,
     json_number,
     number_text,
 )
+from paramtree.report.columns import Column, columns_html, columns_text, text_column
 from paramtree.report.flops import count_flops
 from paramtree.report.moments import measure
-from paramtree.report.page import sortable_table
 from paramtree.report.summary_rows import (
     Row,
     by_block,
@@ -37,8 +34,6 @@ from paramtree.report.summary_rows import (
 from paramtree.report.values import check_gradients, check_not_traced, read_items
 from paramtree.select import Select, apply_select
 from paramtree.tree import fixed_names, is_array_like
-
-_TEXTS = 8  # the columns of texts, before those of numbers
 
 
 class Totals(NamedTuple):
@@ -102,25 +97,14 @@ class Summary:
         """Write the table, as wide as the terminal if no width is given; what has no room is left out."""
         if not self.rows:
             return self.headline()
-        width = width or display.terminal_width()
-        columns = _columns(self.rows)
-        texts = [column.head for column in columns[:_TEXTS]]
-        kept = filled(columns)
-        kept = fitting(kept, width, sum(column.head in texts for column in kept))
-        wide = sum(column.head in texts for column in kept)
-        rows = list(zip(*(column.cells for column in kept), strict=True))
-        table = display.table_text([column.head for column in kept], rows, width, wide)
-        return f"{self.headline()}\n{table}"
+        return f"{self.headline()}\n{columns_text(_columns(self.rows), width)}"
 
     def __repr__(self) -> str:
         return self.to_text()
 
     def to_html(self) -> str:
         """Write the table in HTML, as a notebook shows it: a click on a head sorts it."""
-        columns = filled(_columns(self.rows))
-        cells = list(zip(*(column.cells for column in columns), strict=True))
-        keys = list(zip(*(column.keys for column in columns), strict=True))
-        return sortable_table(self.headline(), [column.head for column in columns], cells, keys)
+        return columns_html(self.headline(), _columns(self.rows))
 
     def _repr_html_(self) -> str:
         return self.to_html()
@@ -143,9 +127,6 @@ def _row_dict(row: Row) -> dict[str, Any]:
 
 
 def _columns(rows: Sequence[Row]) -> list[Column]:
-    def texts(head: str, cells: Sequence[str], spare: int = 0) -> Column:
-        return Column(head, cells, cells, spare)
-
     def counts(head: str, values: Sequence[Any], write: Any, spare: int = 0) -> Column:
         shown = [row.parameters and (row.kind == "block" or row.shape is not None) for row in rows]
         cells = [write(value) if show else "" for value, show in zip(values, shown, strict=True)]
@@ -154,14 +135,14 @@ def _columns(rows: Sequence[Row]) -> list[Column]:
     spread = any(row.sharding for row in rows)
     norms = [row.norm for row in rows]
     return [
-        texts("name", [row.name for row in rows]),
-        texts("shape", ["" if row.shape is None else display.shape_text(row.shape) for row in rows]),
-        texts("dtype", [row.dtype for row in rows]),
-        texts("output", [row.output for row in rows], 1),
-        texts("initialiser", [row.init for row in rows], 3),
-        texts("tied to", [row.tied for row in rows]),
-        texts("fixed", [row.fixed for row in rows]),
-        texts("sharding", [row.sharding for row in rows], 2),
+        text_column("name", [row.name for row in rows]),
+        text_column("shape", ["" if row.shape is None else display.shape_text(row.shape) for row in rows]),
+        text_column("dtype", [row.dtype for row in rows]),
+        text_column("output", [row.output for row in rows], 1),
+        text_column("initialiser", [row.init for row in rows], 3),
+        text_column("tied to", [row.tied for row in rows]),
+        text_column("fixed", [row.fixed for row in rows]),
+        text_column("sharding", [row.sharding for row in rows], 2),
         counts("count", [row.count for row in rows], count_text),
         counts("bytes", [row.nbytes for row in rows], bytes_text),
         counts("per device", [row.device_bytes for row in rows], bytes_text if spread else lambda _: "", 4),

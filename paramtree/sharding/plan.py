@@ -12,15 +12,14 @@ from paramtree import display
 from paramtree.errors import ParamTreeError, RuleError, listing, raise_faults
 from paramtree.names import Structure
 from paramtree.nodes import follow, tied_names
-from paramtree.report.cells import Column, bytes_text, filled, fitting, spec_text
-from paramtree.report.page import sortable_table
+from paramtree.report.cells import bytes_text, spec_text
+from paramtree.report.columns import Column, columns_html, columns_text, text_column
 from paramtree.select import Rule, Rules, describe_select, match_rules, matches, parse_rules
 from paramtree.sharding.spec import is_spec, shard_count, share_of, spec_faults, used_axes
 from paramtree.tree import is_array_like
 
 _UNCOVERED: Any = object()
 _NO_RULE = "no rule covers it"
-_WIDE = 4  # the columns of texts
 
 
 class Placement(NamedTuple):
@@ -106,13 +105,9 @@ class ShardingPlan:
 
     def to_text(self, width: int | None = None) -> str:
         """Write the table and the faults, as wide as the terminal if no width is given."""
-        width = width or display.terminal_width()
         lines = [self.headline()]
         if self.rows:
-            columns = fitting(filled(_columns(self.rows)), width, 1)
-            rows = list(zip(*(column.cells for column in columns), strict=True))
-            wide = sum(column.head in ("name", "what", "spread over", "fault") for column in columns)
-            lines.append(display.table_text([column.head for column in columns], rows, width, wide))
+            lines.append(columns_text(_columns(self.rows), width))
         return "\n".join([*lines, *(f"  {fault}" for fault in self.faults)])
 
     def __repr__(self) -> str:
@@ -120,10 +115,7 @@ class ShardingPlan:
 
     def to_html(self) -> str:
         """Write it in HTML, as a notebook shows it: a click on a head sorts the table."""
-        columns = filled(_columns(self.rows))
-        cells = list(zip(*(column.cells for column in columns), strict=True))
-        keys = list(zip(*(column.keys for column in columns), strict=True))
-        table = sortable_table(self.headline(), [column.head for column in columns], cells, keys)
+        table = columns_html(self.headline(), _columns(self.rows))
         return table + (display.text_html("\n".join(self.faults)) if self.faults else "")
 
     def _repr_html_(self) -> str:
@@ -273,10 +265,6 @@ def _canonical(spec: Any) -> Any:
 
 
 def _columns(rows: Sequence[Placement]) -> list[Column]:
-    def texts(head: str, text: Callable[[Placement], str], spare: int = 0) -> Column:
-        cells = [text(row) for row in rows]
-        return Column(head, cells, cells, spare)
-
     def numbers(
         head: str, number: Callable[[Placement], int], text: Callable[[int], str], spare: int
     ) -> Column:
@@ -284,10 +272,10 @@ def _columns(rows: Sequence[Placement]) -> list[Column]:
         return Column(head, [text(value) if value else "" for value in values], values, spare)
 
     return [
-        texts("name", lambda row: row.name),
-        texts("what", _what, 3),
-        texts("spread over", lambda row: "" if row.spec is None else spec_text(row.spec)),
-        texts("fault", lambda row: f"{len(row.faults)}" if row.faults else ""),
+        text_column("name", [row.name for row in rows]),
+        text_column("what", [_what(row) for row in rows], 3),
+        text_column("spread over", ["" if row.spec is None else spec_text(row.spec) for row in rows]),
+        text_column("faults", [str(len(row.faults)) if row.faults else "" for row in rows]),
         numbers("copies", lambda row: row.copies, str, 1),
         numbers("bytes", lambda row: row.nbytes, bytes_text, 2),
         numbers("per device", lambda row: row.device_bytes, bytes_text, 0),
