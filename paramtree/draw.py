@@ -199,24 +199,28 @@ def _draw_placed(
     key: jax.Array, specs: Mapping[str, ParamSpec], shardings: Mapping[str, Any]
 ) -> dict[str, jax.Array]:
     """Draw each parameter onto its devices: in parts, where its initialiser is known to be pure."""
+    groups = {name: _group_of(name, spec) for name, spec in specs.items()}
+    names = {
+        name: repetition_names(name, specs[name].repeats)
+        for name, group in groups.items()
+        if isinstance(group, tuple)
+    }
+    keys = jax.random.key_data(_fold_all(key, _hashes(tuple(chain.from_iterable(names.values())))))
+    # keys that are committed to one device would be refused by a mesh of others
+    keys = keys if isinstance(keys, Tracer) else np.asarray(keys)
     drawn: dict[str, jax.Array] = {}
+    start = 0
+    for name, each in names.items():
+        lead = specs[name].shape[: len(specs[name].repeats)]
+        program = partial(_placed_program(shardings[name]), *groups[name], lead, jax.random.key_impl(key))
+        own, start = keys[start : start + len(each)], start + len(each)
+        # one after the other: the memory that drawing takes is that of one, and not of all in flight
+        drawn[name] = jax.block_until_ready(_named_errors([name], partial(program, own)))
+    # a user's function, a value from a file, a foreign pair: each is made whole, and spread before the next
     whole: dict[Any, dict[str, ParamSpec]] = {}
     for name, spec in specs.items():
-        group = _group_of(name, spec)
-        if isinstance(group, tuple):
-            program = _placed_program(shardings[name])
-            hashes = _hashes(tuple(repetition_names(name, spec.repeats)))
-            lead = spec.shape[: len(spec.repeats)]
-            impl, data = jax.random.key_impl(key), jax.random.key_data(key)
-            # a key that is committed to one device is refused by a mesh of others
-            data = data if isinstance(data, Tracer) else np.asarray(data)
-            # one after the other: the memory that drawing takes is that of one, and not of all in flight
-            drawn[name] = jax.block_until_ready(
-                _named_errors([name], partial(program, *group, lead, impl, data, hashes))
-            )
-        else:
-            whole.setdefault(group, {})[name] = spec
-    # a user's function, a value from a file, a foreign pair: each is made whole, and spread before the next
+        if name not in names:
+            whole.setdefault(groups[name], {})[name] = spec
     for members in whole.values():
         for name, value in _draw_all(key, members).items():
             drawn[name] = put(value, shardings[name])
@@ -245,18 +249,11 @@ def _placed_program(sharding: Any) -> Callable[..., jax.Array]:
 
 
 def _draw_stack(
-    initialiser: Any,
-    shape: tuple[int, ...],
-    dtype: Any,
-    lead: tuple[int, ...],
-    impl: Any,
-    data: Any,
-    hashes: Any,
+    initialiser: Any, shape: tuple[int, ...], dtype: Any, lead: tuple[int, ...], impl: Any, keys: Any
 ) -> jax.Array:
-    """Draw one parameter, all of its repetitions."""
-    keys = _fold_all(jax.random.wrap_key_data(data, impl=impl), hashes)
-    values = _for_each(lambda key: initialiser(key, shape, dtype), keys, keys)
-    return jax.lax.convert_element_type(values.reshape(*lead, *values.shape[1:]), dtype)
+    """Draw one parameter, all of its repetitions, from the data of their keys."""
+    values = _draw_many(initialiser, shape, dtype, jax.random.wrap_key_data(keys, impl=impl))
+    return jax.lax.convert_element_type(values.reshape(*lead, *shape), dtype)
 
 
 def _joined(spec: ParamSpec, drawn: Any) -> jax.Array:

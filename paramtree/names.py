@@ -5,7 +5,7 @@ once for each `PyTreeDef` and kept in a bounded cache: a warm look-up costs a fl
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from operator import itemgetter
@@ -175,28 +175,47 @@ def index_tree(treedef: TreeDef) -> Any:
     return treedef.unflatten(range(treedef.num_leaves))
 
 
-def walk(node: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield (name, value) for all that lies below an index tree: leaf positions, and what holds no leaf.
+def walk(node: Any, name: str = "") -> list[tuple[str, Any]]:
+    """List (name, value) for all that lies below an index tree: leaf positions, and what holds no leaf.
 
     A container whose type has `transparent = True` gives its one leaf its own name.
 
     Raises:
         BadNameError: where a key is empty.
     """
+    found: list[tuple[str, Any]] = []
+    _walk_into(found, node, name)
+    return found
+
+
+def _walk_into(found: list[tuple[str, Any]], node: Any, name: str) -> None:
     if type(node) is int:
-        yield name, node
+        found.append((name, node))
     elif is_dict(node) and node:
-        for key in sorted(node, key=lambda key: natural_name_key(str(key))):
-            if key == "":
-                raise BadNameError(f"the key '' in {name or 'the root'!r} is empty; give it a name.")
-            yield from walk(node[key], f"{name}{SEPARATOR}{key}" if name else str(key))
+        if "" in node:
+            raise BadNameError(f"the key '' in {name or 'the root'!r} is empty; give it a name.")
+        lead = f"{name}{SEPARATOR}" if name else ""
+        for key in _in_order(node):
+            _walk_into(found, node[key], f"{lead}{key}")
     else:
         below = children(node)
         if not below:
-            yield name, node
+            found.append((name, node))
         transparent = is_transparent(node)
         for key, child in sorted(below, key=lambda pair: natural_key(pair[0])):
-            yield from walk(child, name if transparent else join(name, key))
+            _walk_into(found, child, name if transparent else join(name, key))
+
+
+def _in_order(node: dict[Any, Any]) -> Sequence[Any]:
+    """List the keys of a dict in natural order; the blocks of a net have the same few again and again."""
+    if isinstance(next(iter(node)), str):
+        return _ordered(tuple(node))
+    return sorted(node, key=lambda key: natural_name_key(str(key)))
+
+
+@lru_cache(maxsize=4096)
+def _ordered(keys: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(sorted(keys, key=natural_name_key))
 
 
 def is_dict(value: object) -> TypeGuard[dict[Any, Any]]:

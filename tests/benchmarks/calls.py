@@ -1,70 +1,45 @@
 """Jobs of paramtree's own verbs and calls, beside plain JAX."""
 
 import os
-import re
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from timing import interleaved
 
 import paramtree as pt
 from paramtree import nn
 
-
-def select_job(leaves):
-    """Select by regular expression from a nested dict, warm."""
-    tree = {
-        f"block{block}": {
-            f"layer{layer}": {"weight": np.zeros(1), "bias": np.zeros(1)} for layer in range(50)
-        }
-        for block in range(leaves // 100)
-    }
-    ways = {"jax.tree.flatten": lambda: jax.tree.flatten(tree)}
-    ways["paramtree.collect_params"] = lambda: pt.collect_params(tree, ".*weight")
-    pattern = re.compile(".*weight")
-
-    def by_path():
-        pairs = jax.tree_util.tree_flatten_with_path(tree)[0]
-        named = ((jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in pairs)
-        return {name: leaf for name, leaf in named if pattern.fullmatch(name)}
-
-    try:
-        from flax.traverse_util import flatten_dict
-    except ImportError:
-        print("flax is not installed: its row is left out", file=sys.stderr)
-    else:
-        ways["flax flatten_dict + re"] = lambda: {
-            name: leaf for name, leaf in flatten_dict(tree, sep="/").items() if pattern.fullmatch(name)
-        }
-    ways["jax tree_flatten_with_path + keystr + re"] = by_path
-    assert len({len(call()) for name, call in ways.items() if name != "jax.tree.flatten"}) == 1
-    return interleaved(ways, 15)
+_IMPORTS = {
+    "import jax": "jax",
+    "import jax, paramtree": "paramtree",
+    "import jax, haiku": "haiku",
+    "import jax, flax.linen": "flax.linen",
+    "import jax, equinox": "equinox",
+    "import jax, flax.nnx": "flax.nnx",
+}
 
 
-def import_job():
-    """Import in a fresh process: what paramtree adds to `import jax`."""
-    code = (
-        "from time import perf_counter as now; start = now(); import jax; middle = now(); import paramtree; "
-        "print(middle - start, now() - start)"
-    )
+def import_job(rounds=15):
+    """Import in a fresh process: what each library adds to `import jax`."""
     # with byte code kept, as an installed package has it; the first run writes it
     cached = {**os.environ, "PYTHONDONTWRITEBYTECODE": "", "PYTHONPATH": str(Path(pt.__file__).parent.parent)}
-    runs = []
-    for _ in range(22):
-        out = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=cached
-        )
-        runs.append([float(text) for text in out.stdout.split()])
-    alone, both = (median(column) for column in zip(*runs[1:], strict=True))
-    return {"import jax": alone, "import jax, paramtree": both}
+    ways = {way: name for way, name in _IMPORTS.items() if find_spec(name.split(".")[0])}
+    times = {way: [] for way in ways}
+    for _ in range(rounds + 1):
+        for way, name in ways.items():
+            timed = f"start = now(); import jax, {name}; print(now() - start)"
+            command = [sys.executable, "-c", f"from time import perf_counter as now; {timed}"]
+            out = subprocess.run(command, capture_output=True, text=True, check=True, env=cached)
+            times[way].append(float(out.stdout))
+    return {way: median(each[1:]) for way, each in times.items()}
 
 
-def dispatch_job():
+def dispatch_job(rounds=41):
     """Call the chapter's net, jitted, warm: against a hand-written function of the same dict."""
     net = nn.Sequential(nn.Dense(256, activation="relu"), nn.Dense(10))
     x = jax.random.uniform(jax.random.key(1), (2, 20))
@@ -81,10 +56,10 @@ def dispatch_job():
         "hand-written, jitted": lambda: hand(params, x).block_until_ready(),
         "jax.jit(net.apply)": lambda: ours(params, x).block_until_ready(),
     }
-    return interleaved(ways, 41, inner=200)
+    return interleaved(ways, rounds, inner=200)
 
 
-def tied_dispatch_job():
+def tied_dispatch_job(rounds=41):
     """The same with a tied layer and a constant: against a hand-written function of a plain dict."""
     shared = nn.Dense(64, activation="relu", name="shared")
     net = nn.Sequential(
@@ -104,4 +79,4 @@ def tied_dispatch_job():
         "hand-written, jitted": lambda: hand(plain, x).block_until_ready(),
         "jax.jit(net.apply)": lambda: ours(params, x).block_until_ready(),
     }
-    return interleaved(ways, 41, inner=200)
+    return interleaved(ways, rounds, inner=200)

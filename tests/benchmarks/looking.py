@@ -8,9 +8,9 @@ from timing import interleaved
 import paramtree as pt
 
 
-def stats_job(width):
-    """Find the statistics of 2,000 square arrays: one pass, against a loop of calls per leaf."""
-    keys = jax.random.split(jax.random.key(0), 2000)
+def stats_job(width, leaves=2000):
+    """Find the statistics of many square arrays: one pass, against a loop of calls per leaf."""
+    keys = jax.random.split(jax.random.key(0), leaves)
     params = {f"layer{at}": {"weight": jax.random.normal(key, (width, width))} for at, key in enumerate(keys)}
     leaves = jax.tree.leaves(params)
     sums = jax.jit(lambda leaves: [jnp.sum(leaf) for leaf in leaves])

@@ -1,66 +1,135 @@
-"""Measure paramtree against plain JAX and its peers in one interleaved run: `python tests/benchmarks/run.py`.
+"""Measure paramtree against plain JAX and its peers: `python tests/benchmarks/run.py [part of a job's name]`.
 
 Prints one table: each job, each way to do it, its median time, and the ratio to the job's first row, which is
-the yardstick. Times of one job are taken in turns, so that a busy machine slows all of its rows alike.
+the yardstick. Times of one job are taken in turns, so that a busy machine slows all of its rows alike. With
+--keep they are kept in results.json, from which --readme writes the README's table and --chart draws.
 """
 
 import argparse
-import json
+import sys
+import time
 from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from calls import dispatch_job, import_job, select_job, tied_dispatch_job
+import results
+from calls import dispatch_job, import_job, tied_dispatch_job
 from checkpoints import load_job, plan_job, save_job
+from dispatching import dispatch_job as many_leaves_job
+from initialising import init_job
 from looking import html_job, stats_job, summary_job
-from sharding import devices_job, init_job, sharding_plan_job
+from sharding import devices_job, sharding_plan_job
+from sharding import init_job as placed_job
 from stepping import packed_job
 from training import compile_job, depth_job, step_job
+from verbs import change_job, select_job
 
-JOBS = {
-    "select '.*weight' from 100,000 leaves, warm": partial(select_job, 100_000),
-    "import, in a fresh process": import_job,
-    "apply of the chapter's net": dispatch_job,
-    "apply with a tie and a constant": tied_dispatch_job,
-    "train a ResNet, one step, warm": partial(step_job, "resnet"),
-    "train a Transformer, one step, warm": partial(step_job, "transformer", repeat=True),
-    "compile the step of the ResNet, cold": partial(compile_job, "resnet"),
-    "compile the step of the Transformer, cold": partial(compile_job, "transformer", repeat=True),
-    "compile the step of 6 blocks, cold": partial(depth_job, 6, rounds=3),
-    "compile the step of 24 blocks, cold": partial(depth_job, 24, rounds=3),
-    "compile the step of 96 blocks, cold": partial(depth_job, 96, rounds=1),
-    **{
-        f"train {layers} layers of width {width} with AdamW, one step": partial(packed_job, layers, width)
-        for width in (16, 64)
-        for layers in (50, 200, 800)
-    },
-    "save 1 GiB in 1,000 leaves": save_job,
-    "load 1 GiB in 1,000 leaves": load_job,
-    "plan a load of 10,000 parameters with 20 rules": plan_job,
-    "statistics of 2,000 leaves of 64 x 64, warm": partial(stats_job, 64),
-    "statistics of 2,000 leaves of 256 x 256, warm": partial(stats_job, 256),
-    "summary of 100,000 leaves": summary_job,
-    "page of 5,000 parameters": html_job,
-    "plan 405 billion parameters on 512 devices": sharding_plan_job,
-    "initialise 1 GiB over two processes": init_job,
-    "train data-parallel on host devices, one step": devices_job,
-}
+
+class Job(NamedTuple):
+    """One job: what it is called, how it is run, in full and quickly, and what grows in its family."""
+
+    name: str
+    run: Any
+    quick: Any = None
+    family: str = ""
+    size: int = 0
+
+
+def _jobs():
+    for leaves in (100, 10_000, 100_000, 1_000_000):
+        rounds = 3 if leaves > 100_000 else 9
+        small = leaves == 100
+        for cold in (False, True):
+            heat = "cold" if cold else "warm"
+            run = partial(select_job, leaves, rounds, cold)
+            quick = partial(select_job, leaves, 2, cold) if small else None
+            yield Job(
+                f"select `.*weight` from {leaves:,} leaves, {heat}", run, quick, f"select, {heat}", leaves
+            )
+        quick = partial(change_job, leaves, 2) if small else None
+        yield Job(f"change {leaves:,} leaves", partial(change_job, leaves, rounds), quick, "change", leaves)
+    yield Job("import, in a fresh process", import_job, partial(import_job, 1))
+    yield Job("apply of the chapter's net", dispatch_job, partial(dispatch_job, 2))
+    yield Job("apply with a tie and a constant", tied_dispatch_job, partial(tied_dispatch_job, 2))
+    for leaves in (10, 100, 1000, 10_000):
+        quick = partial(many_leaves_job, leaves, 2) if leaves == 10 else None
+        yield Job(
+            f"a jitted step of {leaves:,} leaves", partial(many_leaves_job, leaves), quick, "step", leaves
+        )
+    for layers in (100, 400, 2000):
+        quick = partial(init_job, 10, "eager") if layers == 100 else None
+        yield Job(
+            f"initialise {layers} layers", partial(init_job, layers, "eager"), quick, "initialise", layers
+        )
+    for layers in (100, 400):
+        quick = partial(init_job, 10, "jit") if layers == 100 else None
+        name = f"initialise {layers} layers where they shall lie"
+        yield Job(name, partial(init_job, layers, "jit"), quick, "initialise under jit", layers)
+    for title, network, repeat in (("ResNet", "resnet", False), ("Transformer", "transformer", True)):
+        yield Job(f"train a {title}, one step, warm", partial(step_job, network, repeat=repeat))
+        yield Job(f"compile the step of the {title}, cold", partial(compile_job, network, repeat=repeat))
+    for depth, rounds in ((6, 3), (24, 3), (96, 1)):
+        run = partial(depth_job, depth, rounds=rounds)
+        yield Job(f"compile the step of {depth} blocks, cold", run, None, "compile", depth)
+    for width in (16, 64):
+        for layers in (50, 200, 800):
+            quick = partial(packed_job, 4, width, 2) if layers == 50 else None
+            name = f"train {layers} layers of width {width} with AdamW, one step"
+            yield Job(name, partial(packed_job, layers, width), quick, f"train, width {width}", layers)
+    yield Job("save 1 GiB in 1,000 leaves", save_job)
+    yield Job("load 1 GiB in 1,000 leaves", load_job)
+    yield Job("plan a load of 10,000 parameters with 20 rules", plan_job, partial(plan_job, 1000))
+    yield Job("statistics of 2,000 leaves of 64 x 64", partial(stats_job, 64), partial(stats_job, 8, 20))
+    yield Job("statistics of 2,000 leaves of 256 x 256", partial(stats_job, 256))
+    yield Job("summary of 100,000 leaves", summary_job)
+    yield Job("page of 5,000 parameters", html_job)
+    yield Job("plan 405 billion parameters on 512 devices", sharding_plan_job, sharding_plan_job)
+    yield Job("initialise 1 GiB over two processes", placed_job)
+    yield Job("train data-parallel on host devices, one step", devices_job)
+
+
+def _measure(jobs, quick, keep):
+    kept = results.read() if keep else {}
+    here = results.about_here()
+    bar = _bar(jobs)
+    for job in bar:
+        start = time.perf_counter()
+        found = (job.quick if quick else job.run)()
+        results.print_job(job.name, found, f"{time.perf_counter() - start:.0f} s")
+        kept[job.name] = {"family": job.family, "size": job.size, "here": here, "ways": found}
+        if keep:
+            results.keep({each.name: kept[each.name] for each in _jobs() if each.name in kept})
+    return kept
+
+
+def _bar(jobs):
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return jobs
+    return tqdm(jobs, unit="job", disable=not sys.stderr.isatty())
 
 
 def main():
-    """Run the jobs whose names contain the argument, print the table, and write it as JSON where asked."""
+    """Run the jobs whose names contain the argument, and do with the figures what is asked."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("job", nargs="?", default="", help="a part of the names of the jobs to run")
-    parser.add_argument("--json", type=Path, help="a file to write the figures to")
-    arguments = parser.parse_args()
-    found = {}
-    for name in (name for name in JOBS if arguments.job in name):
-        print(f"\n{name}", flush=True)
-        found[name] = JOBS[name]()
-        yardstick = next(iter(found[name].values()), None)
-        for way, seconds in found[name].items():
-            print(f"  {way:42} {seconds * 1e3:10.4f} ms  {seconds / yardstick:7.3f}x", flush=True)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(found, indent=1))
+    parser.add_argument(
+        "--quick", action="store_true", help="run each job once and small, to see that it runs"
+    )
+    parser.add_argument("--keep", action="store_true", help="keep the figures in results.json")
+    parser.add_argument("--readme", action="store_true", help="write the README's table from what is kept")
+    parser.add_argument("--chart", type=Path, help="draw what is kept to this file, as bars and growth")
+    options = parser.parse_args()
+    if not (options.readme or options.chart) or options.job or options.keep:
+        jobs = [job for job in _jobs() if options.job in job.name and (job.quick or not options.quick)]
+        _measure(jobs, options.quick, options.keep and not options.quick)
+    if options.readme:
+        results.put_into_readme(results.read())
+    if options.chart:
+        results.draw(results.read(), options.chart)
+    for (family, way), (exponent, _) in results.growth(results.read() if options.chart else {}).items():
+        print(f"{family:24} {way:48} grows with the power {exponent:.2f}")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from training import library
 import paramtree as pt
 
 
-def packed_job(layers, width):
+def packed_job(layers, width, rounds=30):
     """Train a deep and narrow net with AdamW, one step, donated: packed, plain, by hand, and in linen."""
     import optax
 
@@ -28,7 +28,7 @@ def packed_job(layers, width):
         ways["Flax linen, optax"] = _by_hand(*_narrow_linen(layers, width, x), x)
     for call in list(ways.values()) * 3:
         call()  # compiles
-    return interleaved(ways, 30, 5)
+    return interleaved(ways, rounds, 5)
 
 
 def _stepping(loss_fn, optimizer, params, batch):

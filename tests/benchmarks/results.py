@@ -1,0 +1,145 @@
+"""Results: kept as JSON, printed, drawn as bars and as growth, and put into the README."""
+
+import json
+import math
+import os
+import platform
+from datetime import date
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent.parent
+FILE = Path(__file__).parent / "results.json"
+_PACKAGES = {
+    "jax": "jax", "flax": "flax", "dm-haiku": "haiku", "equinox": "equinox", "optax": "optax",
+    "safetensors": "safetensors", "orbax-checkpoint": "orbax",
+}  # fmt: skip
+_MARKS = ("<!-- benchmarks -->\n", "<!-- end of benchmarks -->\n")
+
+
+def print_job(name, found, notes=""):
+    """Print one job: each way, its time, and its ratio to the first."""
+    print(f"\n{name}{f' ({notes})' if notes else ''}", flush=True)
+    yardstick = next(iter(found.values()), None)
+    for way, seconds in found.items():
+        print(f"  {way:48} {seconds * 1e3:11.4f} ms  {seconds / yardstick:8.3f}x", flush=True)
+
+
+def about_here():
+    """Say when, with which versions and on what machine."""
+    installed = {package: version(package) for package, name in _PACKAGES.items() if find_spec(name)}
+    cores, python = os.cpu_count(), platform.python_version()
+    return {"date": f"{date.today()}", "python": python, **installed, "cores": cores}
+
+
+def read():
+    """Read the results kept so far: job -> {"size", "family", "here", "ways"}."""
+    return json.loads(FILE.read_text()) if FILE.exists() else {}
+
+
+def keep(results):
+    """Write the results beside this file."""
+    FILE.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+
+
+def time_text(seconds):
+    """Write a time in the unit that fits, to three digits."""
+    unit, factor = ("s", 1) if seconds >= 1 else ("ms", 1e3) if seconds >= 1e-3 else ("µs", 1e6)
+    value = seconds * factor
+    return f"{value:.{max(0, 2 - int(math.log10(max(value, 1))))}f} {unit}"
+
+
+def readme_table(results):
+    """Write all results as one table of Markdown, with what they were measured on."""
+    lines = ["| job | way | time | ratio |", "|---|---|---|---|"]
+    for name, job in results.items():
+        yardstick = next(iter(job["ways"].values()), None)
+        for at, (way, seconds) in enumerate(job["ways"].items()):
+            ratio = f"{seconds / yardstick:.2f}" if len(job["ways"]) > 1 else ""
+            lines.append(f"| {name if at == 0 else ''} | {way} | {time_text(seconds)} | {ratio} |")
+    return "\n".join(lines) + "\n"
+
+
+def growth(results):
+    """Fit the exponent of time over size, for each way of each family of jobs: {(family, way): exponent}."""
+    points = {}
+    for job in results.values():
+        if job["family"]:
+            for way, seconds in job["ways"].items():
+                points.setdefault((job["family"], way), []).append((job["size"], seconds))
+    return {key: (_slope(each), sorted(each)) for key, each in points.items() if len(each) > 1}
+
+
+def _slope(points):
+    """Fit a line to the larger half of the sizes, on logarithmic scales: small ones are all overhead."""
+    points = sorted(points)[-max(2, (len(points) + 1) // 2) :]
+    x, y = ([math.log(value) for value in column] for column in zip(*points, strict=True))
+    middle, level = sum(x) / len(x), sum(y) / len(y)
+    over = sum((a - middle) * (b - level) for a, b in zip(x, y, strict=True))
+    return over / sum((a - middle) ** 2 for a in x)
+
+
+def put_into_readme(results):
+    """Replace the table in the README by the results kept."""
+    readme = ROOT / "README.md"
+    before, rest = readme.read_text().split(_MARKS[0])
+    after = rest.split(_MARKS[1])[1]
+    here = list(results.values())[-1]["here"]
+    packages = ", ".join(f"{name} {value}" for name, value in here.items() if name in _PACKAGES)
+    about = f"Measured on {here['date']}, on {here['cores']} cores, Python {here['python']}, {packages}.\n\n"
+    readme.write_text(f"{before}{_MARKS[0]}{about}{readme_table(results)}{_MARKS[1]}{after}")
+
+
+def draw(results, path):
+    """Draw the ratios as bars, and the growth of each family over size; needs matplotlib."""
+    from matplotlib.figure import Figure
+
+    jobs = {name: job["ways"] for name, job in results.items() if len(job["ways"]) > 1}
+    families = sorted({family for family, _ in growth(results)})
+    rows = sum(len(ways) for ways in jobs.values()) + 2 * len(jobs)
+    figure = Figure(figsize=(11, 0.17 * rows + 3.2 * math.ceil(len(families) / 3)), layout="constrained")
+    upper, lower = figure.subfigures(
+        2, 1, height_ratios=(0.17 * rows, 3.2 * max(1, math.ceil(len(families) / 3)))
+    )
+    _bars(upper.add_subplot(), jobs)
+    if families:
+        axes = lower.subplots(math.ceil(len(families) / 3), 3, squeeze=False).flat
+        for axis, family in zip(axes, families, strict=False):
+            _lines(axis, family, results)
+        for axis in list(axes)[len(families) :]:
+            axis.set_visible(False)
+    figure.savefig(path, dpi=110)
+
+
+def _bars(axis, jobs):
+    place, labels = 0, []
+    for name, ways in jobs.items():
+        yardstick = next(iter(ways.values()))
+        axis.text(0.011, place, name, fontsize=6.5, fontweight="bold", va="center")
+        for way, seconds in ways.items():
+            place += 1
+            ours = way.startswith(("pt.", "net.", "paramtree", "jax.jit(net", "nn."))
+            axis.barh(place, seconds / yardstick, left=0, color="#0072b2" if ours else "#bbbbbb", height=0.8)
+            axis.text(
+                seconds / yardstick * 1.03, place, f"{seconds / yardstick:.2f}", fontsize=5.5, va="center"
+            )
+            labels.append((place, way))
+        place += 2
+    axis.set_xscale("log")
+    axis.set_xlim(0.01, 1000)
+    axis.set_ylim(place, -1)
+    axis.axvline(1, color="black", linewidth=0.5)
+    axis.set_yticks([each for each, _ in labels], [way for _, way in labels], fontsize=5.5)
+    axis.set_xlabel("time over that of the first row of the job; paramtree in blue", fontsize=7)
+
+
+def _lines(axis, family, results):
+    for (each, way), (exponent, points) in growth(results).items():
+        if each == family:
+            sizes, times = zip(*points, strict=True)
+            axis.plot(sizes, times, marker="o", markersize=2.5, linewidth=1, label=f"{way}: {exponent:.2f}")
+    axis.set(xscale="log", yscale="log")
+    axis.set_title(f"{family}: seconds over size, fitted exponents", fontsize=7)
+    axis.tick_params(labelsize=6)
+    axis.legend(fontsize=4.5)

@@ -1,0 +1,89 @@
+"""Jobs of the verbs: trees of many leaves, warm and cold, against plain JAX and the common idioms."""
+
+import re
+import sys
+from itertools import cycle
+
+import jax
+import numpy as np
+from timing import interleaved
+
+import paramtree as pt
+
+_LEAF = np.zeros(1)
+_PATTERN = re.compile(".*weight")
+
+
+def tree_of(leaves, root="net"):
+    """Build a nested dict: blocks of 50 layers with a weight and a bias each."""
+    blocks = [min(50, (leaves - start) // 2) for start in range(0, leaves, 100)]
+    return {
+        root: {
+            f"block{at}": {f"layer{layer}": {"weight": _LEAF, "bias": _LEAF} for layer in range(layers)}
+            for at, layers in enumerate(blocks)
+        }
+    }
+
+
+def by_path(tree):
+    """Select as JAX's own key paths allow."""
+    pairs = jax.tree_util.tree_flatten_with_path(tree)[0]
+    named = ((jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in pairs)
+    return {name: leaf for name, leaf in named if _PATTERN.fullmatch(name)}
+
+
+def _by_flax():
+    try:
+        from flax.traverse_util import flatten_dict
+    except ImportError:
+        print("flax is not installed: its row is left out", file=sys.stderr)
+        return {}
+
+    def select(tree):
+        flat = flatten_dict(tree, sep="/")
+        return {name: leaf for name, leaf in flat.items() if _PATTERN.fullmatch(name)}
+
+    return {"flax.traverse_util.flatten_dict and re": select}
+
+
+def select_job(leaves, rounds=9, cold=False):
+    """Select by regular expression; cold, each call is given a tree of a structure never seen."""
+    calls = {
+        "jax.tree.flatten, for comparison": jax.tree.flatten,
+        "pt.collect_params": lambda tree: pt.collect_params(tree, ".*weight"),
+        **_by_flax(),
+        "jax.tree_util.tree_flatten_with_path and re": by_path,
+    }
+    seen = tree_of(leaves)
+    assert len({len(call(seen)) for name, call in calls.items() if "comparison" not in name}) == 1
+    ways = {}
+    for way, call in calls.items():
+        # each way has trees of its own: a structure that another has met would not be new
+        roots = [f"{len(ways)} {at}" for at in range(rounds)] if cold else ["net"]
+        trees = cycle([tree_of(leaves, root) for root in roots])
+        ways[way] = lambda call=call, trees=trees: call(next(trees))
+    return interleaved(ways, rounds)
+
+
+def change_job(leaves, rounds=9):
+    """Change a tree by each verb, against a flatten and an unflatten."""
+    tree = tree_of(leaves)
+    values = pt.collect_params(tree, ".*weight")
+    halves = pt.partition(tree, ".*weight")
+    rules = {r"(.*)/layer(\d+)/(.*)": r"\1/dense\2/\3"}
+
+    def again():
+        flat, structure = jax.tree.flatten(tree)
+        return jax.tree.unflatten(structure, flat)
+
+    ways = {
+        "jax.tree.flatten and unflatten, for comparison": again,
+        "pt.update": lambda: pt.update(tree, values),
+        "pt.partition": lambda: pt.partition(tree, ".*weight"),
+        "pt.merge": lambda: pt.merge(*halves),
+        "pt.label_params": lambda: pt.label_params(tree, {".*weight": "decay", ".*": "none"}),
+        "pt.rename": lambda: pt.rename(tree, rules),
+    }
+    for call in ways.values():
+        call()
+    return interleaved(ways, rounds)
