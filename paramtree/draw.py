@@ -43,6 +43,7 @@ NEEDS_VALUES = (
 
 _JAX_INITIALISERS = {jax.nn.initializers.zeros.__module__, jax.nn.initializers.normal().__module__}
 _UNSET: Any = object()
+_NOT_AS_ASKED = "these initialisers did not give what was asked:"
 
 
 @dataclass(frozen=True, repr=False)
@@ -178,27 +179,46 @@ def draw(
     _check_known(specs)
     specs = {name: _unmixed(name, spec) for name, spec in specs.items()}
     _check_initialisers(specs)
-    if shardings is not None:
-        return _draw_placed(key, specs, shardings)
-    return _draw_all(key, specs)
+    if shardings is None and isinstance(key, Tracer):
+        return _draw_together(key, specs)
+    return _draw_each(key, specs, shardings)
 
 
-def _draw_all(key: jax.Array, specs: Mapping[str, ParamSpec]) -> dict[str, jax.Array]:
+def _draw_together(key: jax.Array, specs: Mapping[str, ParamSpec]) -> dict[str, jax.Array]:
+    """Draw parameters in groups of those alike."""
+    drawn: dict[str, jax.Array] = {}
+    faults: list[str] = []
+    for group, members in _groups(specs).items():
+        values = _draw_group(group, key, members)  # for each name an array, or the list of its repetitions
+        faults += _faults_of(members, values)
+        if not faults:
+            drawn |= {name: _joined(spec, values[name]) for name, spec in members.items()}
+    raise_faults(MismatchError, _NOT_AS_ASKED, faults)
+    return {name: drawn[name] for name in specs}
+
+
+def _faults_of(specs: Mapping[str, ParamSpec], drawn: Mapping[str, Any]) -> list[str]:
+    return [fault for name, spec in specs.items() for fault in _draw_faults(name, spec, drawn[name])]
+
+
+def _groups(specs: Mapping[str, ParamSpec]) -> dict[Any, dict[str, ParamSpec]]:
     groups: dict[Any, dict[str, ParamSpec]] = {}
     for name, spec in specs.items():
         groups.setdefault(_group_of(name, spec), {})[name] = spec
-    drawn: dict[str, Any] = {}  # for each name an array, or the list of its repetitions
-    for group, members in groups.items():
-        drawn |= _draw_group(group, key, members)
-    faults = [fault for name, spec in specs.items() for fault in _draw_faults(name, spec, drawn[name])]
-    raise_faults(MismatchError, "these initialisers did not give what was asked:", faults)
-    return {name: _joined(spec, drawn[name]) for name, spec in specs.items()}
+    return groups
 
 
-def _draw_placed(
-    key: jax.Array, specs: Mapping[str, ParamSpec], shardings: Mapping[str, Any]
+def _draw_each(
+    key: jax.Array, specs: Mapping[str, ParamSpec], shardings: Mapping[str, Any] | None
 ) -> dict[str, jax.Array]:
-    """Draw each parameter onto its devices: in parts, where its initialiser is known to be pure."""
+    """Draw each parameter by a program that those alike share, with shardings onto its devices.
+
+    To compile it takes less time than a program for all of a group and one that takes each out. Under `jit`
+    it is the other way round: there every call is compiled anew.
+    """
+    if shardings is None and getattr(key, "committed", False):
+        shardings = dict.fromkeys(specs, key.sharding)
+    placed = shardings or dict.fromkeys(specs)
     groups = {name: _group_of(name, spec) for name, spec in specs.items()}
     names = {
         name: repetition_names(name, specs[name].repeats)
@@ -212,18 +232,20 @@ def _draw_placed(
     start = 0
     for name, each in names.items():
         lead = specs[name].shape[: len(specs[name].repeats)]
-        program = partial(_placed_program(shardings[name]), *groups[name], lead, jax.random.key_impl(key))
+        program = partial(_program(placed[name]), *groups[name], lead, jax.random.key_impl(key))
         own, start = keys[start : start + len(each)], start + len(each)
-        # one after the other: the memory that drawing takes is that of one, and not of all in flight
-        drawn[name] = jax.block_until_ready(_named_errors([name], partial(program, own)))
+        drawn[name] = _named_errors([name], partial(program, own))
+        if shardings:  # the memory that drawing takes is that of one, and not of all in flight
+            jax.block_until_ready(drawn[name])
     # a user's function, a value from a file, a foreign pair: each is made whole, and spread before the next
-    whole: dict[Any, dict[str, ParamSpec]] = {}
-    for name, spec in specs.items():
-        if name not in names:
-            whole.setdefault(groups[name], {})[name] = spec
-    for members in whole.values():
-        for name, value in _draw_all(key, members).items():
-            drawn[name] = put(value, shardings[name])
+    faults = _faults_of({name: _as_drawn(specs[name], value) for name, value in drawn.items()}, drawn)
+    for group, members in _groups({name: spec for name, spec in specs.items() if name not in names}).items():
+        values = _draw_group(group, key, members)
+        faults += _faults_of(members, values)
+        for name, spec in members.items() if not faults else ():
+            value = _joined(spec, values[name])
+            drawn[name] = put(value, placed[name]) if shardings else value
+    raise_faults(MismatchError, _NOT_AS_ASKED, faults)
     return drawn
 
 
@@ -244,8 +266,9 @@ def put(array: Any, sharding: Any) -> jax.Array:
 
 
 @lru_cache(maxsize=256)
-def _placed_program(sharding: Any) -> Callable[..., jax.Array]:
-    return untyped_jax.jit(_draw_stack, static_argnums=(0, 1, 2, 3, 4), out_shardings=sharding)
+def _program(sharding: Any) -> Callable[..., jax.Array]:
+    placed = {} if sharding is None else {"out_shardings": sharding}
+    return untyped_jax.jit(_draw_stack, static_argnums=(0, 1, 2, 3, 4), **placed)
 
 
 def _draw_stack(
@@ -253,7 +276,14 @@ def _draw_stack(
 ) -> jax.Array:
     """Draw one parameter, all of its repetitions, from the data of their keys."""
     values = _draw_many(initialiser, shape, dtype, jax.random.wrap_key_data(keys, impl=impl))
+    if values.shape[1:] != shape or values.dtype != dtype:
+        return values[0]  # as it is: who asked for it says what is wrong
     return jax.lax.convert_element_type(values.reshape(*lead, *shape), dtype)
+
+
+def _as_drawn(spec: ParamSpec, value: Any) -> ParamSpec:
+    """Give the spec to hold a value against: that of one repetition where only one was kept."""
+    return spec if value.shape == spec.shape else spec.one
 
 
 def _joined(spec: ParamSpec, drawn: Any) -> jax.Array:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from operator import itemgetter
-from typing import Any, TypeGuard
+from typing import Any, NamedTuple, TypeGuard
 
 import jax
 
@@ -38,6 +38,7 @@ class Structure:
         indices: for each name, the position of its leaf in `jax.tree.leaves`.
         position: each name's place in `names`.
         leafless: name to value, of all that holds no leaf: an `Alias`, `None`, an empty container.
+        containers: all nodes but dicts, with the positions of their leaves in place of these.
     """
 
     treedef: TreeDef
@@ -45,6 +46,7 @@ class Structure:
     indices: tuple[int, ...]
     position: dict[str, int]
     leafless: dict[str, Any]
+    containers: tuple[Any, ...]
 
 
 def join(*keys: str) -> str:
@@ -175,32 +177,55 @@ def index_tree(treedef: TreeDef) -> Any:
     return treedef.unflatten(range(treedef.num_leaves))
 
 
-def walk(node: Any, name: str = "") -> list[tuple[str, Any]]:
-    """List (name, value) for all that lies below an index tree: leaf positions, and what holds no leaf.
+class Walked(NamedTuple):
+    """What lies below an index tree, in natural order.
+
+    Attributes:
+        names: of the leaves.
+        positions: theirs, beside the names.
+        leafless: name to value, of all that holds no leaf.
+        containers: all that is not a dict and may hold leaves.
+    """
+
+    names: list[str]
+    positions: list[int]
+    leafless: dict[str, Any]
+    containers: list[Any]
+
+
+def walk(node: Any) -> Walked:
+    """Name all that lies below an index tree.
 
     A container whose type has `transparent = True` gives its one leaf its own name.
 
     Raises:
         BadNameError: where a key is empty.
     """
-    found: list[tuple[str, Any]] = []
-    _walk_into(found, node, name)
+    found = Walked([], [], {}, [])
+    _walk_into(found, node, "")
     return found
 
 
-def _walk_into(found: list[tuple[str, Any]], node: Any, name: str) -> None:
+def _walk_into(found: Walked, node: Any, name: str) -> None:
     if type(node) is int:
-        found.append((name, node))
+        found.names.append(name)
+        found.positions.append(node)
     elif is_dict(node) and node:
         if "" in node:
             raise BadNameError(f"the key '' in {name or 'the root'!r} is empty; give it a name.")
         lead = f"{name}{SEPARATOR}" if name else ""
         for key in _in_order(node):
-            _walk_into(found, node[key], f"{lead}{key}")
+            child = node[key]
+            if type(child) is int:  # most are: a call for each would take half of the time
+                found.names.append(f"{lead}{key}")
+                found.positions.append(child)
+            else:
+                _walk_into(found, child, f"{lead}{key}")
     else:
+        found.containers.append(node)
         below = children(node)
         if not below:
-            found.append((name, node))
+            found.leafless[name] = node
         transparent = is_transparent(node)
         for key, child in sorted(below, key=lambda pair: natural_key(pair[0])):
             _walk_into(found, child, name if transparent else join(name, key))
@@ -248,15 +273,7 @@ def _structure_of(treedef: TreeDef) -> Structure:
 
 
 def _read_structure(treedef: TreeDef) -> Structure:
-    names: list[str] = []
-    indices: list[int] = []
-    leafless: dict[str, Any] = {}
-    for name, value in walk(index_tree(treedef)):
-        if type(value) is int:
-            names.append(name)
-            indices.append(value)
-        else:
-            leafless[name] = value
+    names, indices, leafless, containers = walk(index_tree(treedef))
     if len(names) != treedef.num_leaves:
         raise BadNameError(
             "a container of this tree changes its children when JAX rebuilds it, as with jnp.asarray in a "
@@ -267,7 +284,7 @@ def _read_structure(treedef: TreeDef) -> Structure:
         _raise_name_clash(treedef, names, indices)
     if "" in position:
         raise BadNameError("the tree is one bare leaf, without a name; put it in a dict: {'weight': leaf}.")
-    return Structure(treedef, tuple(names), tuple(indices), position, leafless)
+    return Structure(treedef, tuple(names), tuple(indices), position, leafless, tuple(containers))
 
 
 _cached_structure = lru_cache(maxsize=64)(_read_structure)

@@ -175,7 +175,7 @@ def is_node(value: object) -> bool:
 @lru_cache(maxsize=64)
 def has_nodes(structure: Structure) -> bool:
     """Tell whether a structure holds any node."""
-    return any(map(is_node, jax.tree.leaves(index_tree(structure.treedef), is_leaf=is_node)))
+    return any(map(is_node, structure.containers))
 
 
 def resolve(params: Any, /) -> Any:
@@ -315,8 +315,9 @@ def tied_names(structure: Structure) -> dict[str, str]:
         expanded = _Resolution(tree, names_only=True).expand(tree, "")
     except (RecursionError, SystemError) as error:  # the second is how JAX reports the first
         raise TieError("the ties of this tree are nested too deeply for Python.") from error
-    found = ((name, owner[index]) for name, index in walk(expanded) if type(index) is int)
-    return {name: source for name, source in found if name != source}
+    found = walk(expanded)
+    named = zip(found.names, map(owner.__getitem__, found.positions), strict=True)
+    return {name: source for name, source in named if name != source}
 
 
 def whole_ties(structure: Structure) -> dict[str, str]:

@@ -182,7 +182,8 @@ def _dead(structure: Structure, select: Any, held: Sequence[Any] | None = None) 
 
 @lru_cache(maxsize=256)
 def _cached_places(structure: Structure, select: Any) -> tuple[tuple[int, ...], list[Any]]:
-    return _places(structure, select), _dead(structure, select)
+    places = _places(structure, select)
+    return places, [] if places and not _is_several(select) else _dead(structure, select)
 
 
 # what a pattern that hits nothing was probably meant to be

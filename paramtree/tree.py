@@ -178,8 +178,11 @@ def _notes(structure: Structure, whole: bool) -> tuple[frozenset[str], Mapping[s
 @lru_cache(maxsize=64)
 def fixed_names(structure: Structure) -> Mapping[str, type[Fixed]]:
     """Map the names of all leaves of a structure that are held fixed to the kind of what holds them."""
-    held = jax.tree.leaves(index_tree(structure.treedef), is_leaf=lambda node: isinstance(node, Fixed))
-    kinds = {index: type(node) for node in held if isinstance(node, Fixed) for index in jax.tree.leaves(node)}
+    held = [node for node in structure.containers if isinstance(node, Fixed)]
+    # from the innermost outwards: the outermost tells the kind
+    kinds = {index: type(node) for node in reversed(held) for index in jax.tree.leaves(node)}
+    if not kinds:
+        return MappingProxyType({})
     named = zip(structure.names, structure.indices, strict=True)
     return MappingProxyType({name: kinds[index] for name, index in named if index in kinds})
 

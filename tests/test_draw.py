@@ -1,5 +1,7 @@
 """Values by name: what each parameter is drawn from, and which initialiser it gets."""
 
+from dataclasses import dataclass
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -447,3 +449,26 @@ def test_an_initialisers_own_error_comes_through():
         "bias: Xavier needs a shape of at least 2 dimensions, (out, in, ...), found (3,). "
         "For a vector or a scalar use e.g. Normal or Zeros."
     )
+
+
+@dataclass(frozen=True)
+class Turned(init.Initializer):
+    """An initialiser of a user's own class, which gives the transpose, in half precision."""
+
+    def __call__(self, key, shape, dtype):
+        return jnp.zeros(shape[::-1], "float16")
+
+
+@pytest.mark.parametrize("transform", [lambda f: f, jax.jit], ids=["eager", "jit"])
+def test_what_a_class_of_initialisers_did_wrong_is_told_too(transform):
+    for net in (
+        nn.Dense(3, weight_init=Turned()),
+        nn.Repeat(nn.Residual(nn.Dense(4, bias_init=Turned())), 2),
+    ):
+        with pytest.raises(pt.MismatchError) as e:
+            transform(net.init)(KEY, X)
+        assert "Turned() was asked for dtype float32, and gave float16" in str(e.value)
+    with pytest.raises(
+        pt.MismatchError, match=r"weight: Turned\(\) was asked for shape \(3, 4\), and gave \(4, 3\)"
+    ):
+        transform(nn.Dense(3, weight_init=Turned()).init)(KEY, X)
