@@ -337,7 +337,10 @@ def flatten_tree(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> tup
         raise BadNameError(f"JAX cannot flatten this tree: {error} Make all keys strings.") from error
 
 
-def picker(indices: Sequence[int]) -> Callable[[Sequence[Any]], tuple[Any, ...]]:
+Picker = Callable[[Sequence[Any]], tuple[Any, ...]]
+
+
+def picker(indices: Sequence[int]) -> Picker:
     """Make the function that picks these positions out of a sequence.
 
     >>> picker([2, 0])("abc"), picker([])("abc")
@@ -352,7 +355,7 @@ def picker(indices: Sequence[int]) -> Callable[[Sequence[Any]], tuple[Any, ...]]
 class Plan:
     """How to build a tree from the leaves of another: made once per structure, from an index tree."""
 
-    pick: Callable[[Sequence[Any]], tuple[Any, ...]]
+    pick: Picker
     treedef: TreeDef
 
     @classmethod

@@ -162,19 +162,20 @@ def held_leaves(tree: Any) -> list[Any]:
     return [node for node in held for _ in (jax.tree.leaves(node) if is_transparent(node) else (node,))]
 
 
-def _places(structure: Structure, select: Any, held: Sequence[Any] | None = None) -> tuple[int, ...]:
-    if held is not None:
-        named = zip(structure.names, structure.indices, strict=True)
-        return tuple(place for place, (name, index) in enumerate(named) if matches(select, name, held[index]))
+def _places(structure: Structure, select: Any, held: Sequence[Any] = ()) -> tuple[int, ...]:
+    """List the places in `names` that a select hits; `held` are the leaves, for one that depends on them."""
     if _is_several(select):
-        return tuple(sorted({place for each in select for place in _places(structure, each)}))
+        return tuple(sorted({place for each in select for place in _places(structure, each, held)}))
     if isinstance(select, str) and select in structure.position:
         return (structure.position[select],)  # a name means itself, though its dots would match more
+    if callable(select):
+        named = zip(structure.names, structure.indices, strict=True)
+        return tuple(place for place, (name, index) in enumerate(named) if select(name, held[index]))
     fullmatch = re.compile(select).fullmatch
     return tuple(place for place, name in enumerate(structure.names) if fullmatch(name))
 
 
-def _dead(structure: Structure, select: Any, held: Sequence[Any] | None = None) -> list[Any]:
+def _dead(structure: Structure, select: Any, held: Sequence[Any] = ()) -> list[Any]:
     """List what hits nothing: the select, or the ones among several selects."""
     each = select if _is_several(select) and select else (select,)
     return [one for one in each if not _places(structure, one, held)]
@@ -346,36 +347,50 @@ def match_rules(
     """
     parsed = parse_rules(rules)
     leaves, structure = flatten_named(tree)
-    selects = tuple(rule.select for rule in parsed)
-    everything = hits = _hits(tree, structure, selects)
-    if spelled_out is not None:
-        hits = _keep_spelled_out(tree, structure, selects, everything, spelled_out)
-    winners = _winners(hits, len(structure.names))
-    faults = _rule_faults(structure, parsed, everything, hits, winners, default is REQUIRED)
-    values = [default if winner is None else parsed[winner].value for winner in winners]
-    return leaves, structure, values, faults
+    selects, required = tuple(rule.select for rule in parsed), default is REQUIRED
+    if spelled_out is None and not depends_on_leaves(selects):
+        winners, faults = _cached_contest(structure, selects, required)
+    else:
+        held = held_leaves(tree)
+        everything = [_places(structure, select, held) for select in selects]
+        hits = _spelled_out(structure, selects, everything, held, spelled_out) if spelled_out else everything
+        winners, faults = _contest(structure, selects, everything, hits, required)
+    values: dict[int | None, Any] = dict(enumerate(rule.value for rule in parsed))
+    values[None] = default
+    return leaves, structure, list(map(values.__getitem__, winners)), list(faults)
 
 
 @lru_cache(maxsize=64)
-def _cached_hits(structure: Structure, selects: Any) -> list[tuple[int, ...]]:
-    return [_places(structure, select) for select in selects]
+def _cached_contest(
+    structure: Structure, selects: tuple[Any, ...], required: bool
+) -> tuple[list[int | None], list[str]]:
+    hits = [_places(structure, select) for select in selects]
+    return _contest(structure, selects, hits, hits, required)
 
 
-def _hits(tree: Any, structure: Structure, selects: tuple[Any, ...]) -> list[tuple[int, ...]]:
-    if not depends_on_leaves(selects):
-        return _cached_hits(structure, selects)
-    held = held_leaves(tree)
-    return [_places(structure, select, held) for select in selects]
+def _contest(
+    structure: Structure,
+    selects: Sequence[Any],
+    everything: Sequence[Sequence[int]],
+    hits: Sequence[Sequence[int]],
+    required: bool,
+) -> tuple[list[int | None], list[str]]:
+    """Give the rule that wins each parameter, and the faults; `hits` are those that count of `everything`."""
+    winners: list[int | None] = [None] * len(structure.names)
+    for rule, places in reversed(list(enumerate(hits))):
+        for place in places:
+            winners[place] = rule
+    return winners, _rule_faults(structure, selects, everything, hits, winners, required)
 
 
-def _keep_spelled_out(
-    tree: Any,
+def _spelled_out(
     structure: Structure,
     selects: Sequence[Any],
     hits: Sequence[Sequence[int]],
+    held: Sequence[Any],
     spelled_out: Predicate,
 ) -> list[tuple[int, ...]]:
-    held, names = held_leaves(tree), structure.names
+    names = structure.names
     shy = {at for at, index in enumerate(structure.indices) if spelled_out(names[at], held[index])}
     return [
         tuple(place for place in places if place not in shy or spells_out(select, names[place]))
@@ -383,17 +398,9 @@ def _keep_spelled_out(
     ]
 
 
-def _winners(hits: Sequence[Sequence[int]], count: int) -> list[int | None]:
-    winners: list[int | None] = [None] * count
-    for rule, places in reversed(list(enumerate(hits))):
-        for place in places:
-            winners[place] = rule
-    return winners
-
-
 def _rule_faults(
     structure: Structure,
-    rules: Sequence[Rule],
+    selects: Sequence[Any],
     everything: Sequence[Sequence[int]],
     hits: Sequence[Sequence[int]],
     winners: Sequence[int | None],
@@ -401,20 +408,20 @@ def _rule_faults(
 ) -> list[str]:
     used = set(winners)
     faults: list[str] = []
-    for number, rule in enumerate(rules):
-        label = f"rule {number} {describe_select(rule.select)}"
+    for number, select in enumerate(selects):
+        label = f"rule {number} {describe_select(select)}"
         if everything[number] and not hits[number]:
             fixed = listing([structure.names[place] for place in everything[number]], 6)
             faults.append(f"{label} hits only what is fixed: {fixed}. Spell out the whole name to mean it.")
         elif not hits[number]:
-            hint = hints(structure, rule.select) if len(faults) < HINTED else ""
+            hint = hints(structure, select) if len(faults) < HINTED else ""
             faults.append(f"{label} hits nothing.{hint}")
         elif number not in used:
             earlier = sorted({winner for place in hits[number] if (winner := winners[place]) is not None})
-            by = listing([f"rule {each} {describe_select(rules[each].select)}" for each in earlier], 4)
+            by = listing([f"rule {each} {describe_select(selects[each])}" for each in earlier], 4)
             faults.append(f"{label} is shadowed: all it hits goes to {by}. Put it first, or remove it.")
-        elif not depends_on_leaves(rule.select):
-            for dead in _dead(structure, rule.select):
+        elif not depends_on_leaves(select):
+            for dead in _dead(structure, select):
                 faults.append(f"{label}: {describe_select(dead)} hits nothing.{hints(structure, dead)}")
     names = structure.names
     bare = [name for name, winner in zip(names, winners, strict=True) if winner is None]

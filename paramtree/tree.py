@@ -28,6 +28,7 @@ from paramtree.errors import (
 )
 from paramtree.names import (
     SEPARATOR,
+    Picker,
     Plan,
     Structure,
     flatten_named,
@@ -155,18 +156,18 @@ def collect_params(params: Any, /, select: Select | None = None, *, allow_empty:
         SelectError: where it is not a select.
     """
     found = apply_select(params, select, allow_empty)
-    names, indices = _chosen(found.structure, found.places)
+    names, pick = _chosen(found.structure, found.places)
     collected = ParamDict(names)  # a copy has its final size: filling it is faster than growing it
-    collected.update(zip(names, map(found.leaves.__getitem__, indices), strict=True))
+    collected.update(zip(names, pick(found.leaves), strict=True))
     collected.fixed, tied = _notes(found.structure, select is None)
     collected.tied = dict(tied)  # a copy: the notes are kept for the next call
     return collected
 
 
 @lru_cache(maxsize=64)
-def _chosen(structure: Structure, places: tuple[int, ...]) -> tuple[dict[str, None], tuple[int, ...]]:
+def _chosen(structure: Structure, places: tuple[int, ...]) -> tuple[dict[str, None], Picker]:
     pick = picker(places)
-    return dict.fromkeys(pick(structure.names)), pick(structure.indices)
+    return dict.fromkeys(pick(structure.names)), picker(pick(structure.indices))
 
 
 @lru_cache(maxsize=64)
@@ -257,17 +258,25 @@ def update(params: Any, values: Mapping[str, Any], /) -> Any:
     if not isinstance(values, Mapping):
         raise MismatchError(f"update takes a dict {{name: value}}, and got a {type(values).__name__}.")
     leaves, structure = flatten_named(params)
-    strangers = [name for name in values if name not in structure.position]
+    position, indices = structure.position, structure.indices
+    strangers = [name for name in values if name not in position]
     unknown = [_unknown_text(structure, name, place < HINTED) for place, name in enumerate(strangers)]
     raise_faults(UnknownNameError, "update: these names cannot be replaced:", unknown)
     faults: list[str] = []
     for name, value in values.items():
-        index = structure.indices[structure.position[name]]
-        new = value(leaves[index]) if callable(value) else value
-        faults += value_faults(name, leaves[index], new)
-        leaves[index] = new
+        index = indices[position[name]]
+        old = leaves[index]
+        new = leaves[index] = value(old) if callable(value) else value
+        if not _alike(old, new):
+            faults += value_faults(name, old, new)
     raise_faults(MismatchError, "update: these values do not fit:", faults)
     return structure.treedef.unflatten(leaves)
+
+
+def _alike(old: Any, new: Any) -> bool:
+    # at a glance, as most are: asking for each fault takes several times longer
+    same = type(old) is type(new) and is_array_like(old)
+    return same and old.shape == new.shape and old.dtype == new.dtype
 
 
 def value_faults(name: str, old: Any, new: Any) -> list[str]:
@@ -556,22 +565,24 @@ def merge(*trees: dict[str, Any]) -> dict[str, Any]:
     for tree in trees:
         if not is_dict(tree):
             raise BadNameError(f"merge: takes nested dicts, and got one of type {type(tree).__name__}.")
-        merged = _merge_two(merged, tree, "", faults)
+        _merge_into(merged, tree, "", faults)
     headline = "merge: these names are in two trees; take them out of one, or pt.update instead:"
     raise_faults(BadNameError, headline, faults)
     return merged
 
 
-def _merge_two(left: dict[str, Any], right: dict[str, Any], name: str, faults: list[str]) -> dict[str, Any]:
-    merged = dict(left)
-    for key, value in right.items():
-        if key not in left:
-            merged[key] = _merge_two({}, value, "", faults) if is_dict(value) else value
-        elif is_dict(left[key]) and is_dict(value):
-            merged[key] = _merge_two(left[key], value, join(name, str(key)), faults)
+def _merge_into(merged: dict[str, Any], tree: dict[str, Any], name: str, faults: list[str]) -> None:
+    for key, value in tree.items():
+        if key not in merged:
+            merged[key] = _copied(value) if is_dict(value) else value
+        elif is_dict(merged[key]) and is_dict(value):
+            _merge_into(merged[key], value, join(name, str(key)), faults)
         else:
             faults.append(join(name, str(key)))
-    return merged
+
+
+def _copied(block: dict[str, Any]) -> dict[str, Any]:
+    return {key: _copied(value) if is_dict(value) else value for key, value in block.items()}
 
 
 # rename

@@ -14,11 +14,11 @@ _LEAF = np.zeros(1)
 _PATTERN = re.compile(".*weight")
 
 
-def tree_of(leaves, root="net"):
+def tree_of(leaves):
     """Build a nested dict: blocks of 50 layers with a weight and a bias each."""
     blocks = [min(50, (leaves - start) // 2) for start in range(0, leaves, 100)]
     return {
-        root: {
+        "net": {
             f"block{at}": {f"layer{layer}": {"weight": _LEAF, "bias": _LEAF} for layer in range(layers)}
             for at, layers in enumerate(blocks)
         }
@@ -58,9 +58,7 @@ def select_job(leaves, rounds=9, cold=False):
     assert len({len(call(seen)) for name, call in calls.items() if "comparison" not in name}) == 1
     ways = {}
     for way, call in calls.items():
-        # each way has trees of its own: a structure that another has met would not be new
-        roots = [f"{len(ways)} {at}" for at in range(rounds)] if cold else ["net"]
-        trees = cycle([tree_of(leaves, root) for root in roots])
+        trees = cycle([tree_of(leaves - 2 * fewer) for fewer in (range(1, rounds + 1) if cold else (0,))])
         ways[way] = lambda call=call, trees=trees: call(next(trees))
     return interleaved(ways, rounds)
 
