@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import sys
 from typing import NamedTuple
 
 import jax
@@ -11,6 +12,7 @@ import pytest
 
 from paramtree.nodes import Alias, Fixed, resolve
 from paramtree.ties import find_tied, freeze, trainable, untie
+from paramtree.train import train_step
 from paramtree.tree import (
     ParamDict,
     cast,
@@ -300,3 +302,46 @@ def test_trees_of_flax():
     assert names(frozen) == ["Dense_0/kernel", "Dense_0/bias"]
     assert type(mask(frozen, ".*bias")) is type(frozen)
     assert label_params(tree, {".*kernel": 1}, default=0).params["Dense_0"]["bias"] == 0
+
+
+def python_calls(function, *arguments):
+    """Count the Python functions that a call runs."""
+    seen = []
+    sys.setprofile(lambda frame, event, _: seen.append(frame.f_code) if event == "call" else None)
+    try:
+        function(*arguments)
+    finally:
+        sys.setprofile(None)
+    return len(seen)
+
+
+def wide(layers):
+    params = {f"layer{at}": {"weight": jnp.ones(2), "bias": jnp.ones(2)} for at in range(layers)}
+    # one node of each kind: JAX makes each that is returned anew, as a Python object
+    return freeze(params | {"again": Alias("layer0")}, "layer1/bias")
+
+
+def square(params, batch):
+    return sum((leaf * batch).sum() for leaf in jax.tree.leaves(resolve(params)))
+
+
+def compiled_apply(layers):
+    return jax.jit(square), wide(layers), jnp.ones(2)
+
+
+def compiled_step(layers):
+    optax = pytest.importorskip("optax")
+    step = train_step(square, optax.adamw(1e-3))
+    return step, step(step.init(wide(layers)), jnp.ones(2))[0], jnp.ones(2)
+
+
+@pytest.mark.parametrize("make", [compiled_apply, compiled_step])
+def test_calling_what_is_compiled_runs_no_python_for_each_leaf(make):
+    counts = []
+    for layers in (2, 40):
+        function, params, batch = make(layers)
+        for _ in range(2):
+            result = function(params, batch)
+            params = result[0] if make is compiled_step else params
+        counts.append(python_calls(function, params, batch))
+    assert counts[0] == counts[1]

@@ -29,13 +29,13 @@ _NAMES = {
 _FILES = {"safetensors": "a.safetensors", "flushed": "a.safetensors", "paramtree": "b.safetensors"}
 
 
-def save_job(rounds=5):
+def save_job(rounds=3):
     """Save a tree of 1 GiB in 1,000 leaves."""
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
         return _in_turns("save", list(_NAMES), folder, rounds)
 
 
-def load_job(rounds=5):
+def load_job(rounds=3):
     """Load a tree of 1 GiB in 1,000 leaves, from files that were just written."""
     ways = [way for way in _NAMES if way != "flushed"]
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
@@ -126,7 +126,7 @@ def _main(job, way, folder):
         jax.device_put(np.ones(2)).block_until_ready()  # starts JAX
         call = _loading(way, place)
     os.sync()  # else the disk is still busy with the run before
-    seconds, peak, result = _measured(call)
+    seconds, peak, result = measured(call)
     if job == "load":
         leaves = jax.tree.leaves(result)
         assert [float(leaf[-1, -1]) for leaf in leaves] == [float(leaf[0, 0]) for leaf in leaves]
@@ -144,7 +144,7 @@ def _tree():
     }
 
 
-def _measured(call):
+def measured(call):
     """Call once; give the seconds, by how many bytes the memory grew at its peak, and the result."""
     before = _memory("VmRSS")
     refs = Path("/proc/self/clear_refs")

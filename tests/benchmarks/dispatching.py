@@ -9,22 +9,35 @@ from timing import interleaved
 import paramtree as pt
 
 
-def dispatch_job(leaves, rounds=15):
-    """Call a jitted step that changes every leaf; with marks, a tenth is fixed and a tenth tied."""
+def dispatch_job(leaves, rounds=15, step=True):
+    """Call a jitted step that changes every leaf, or a jitted function of all that gives one number.
+
+    With marks, a tenth is fixed and a twentieth tied.
+    """
     arrays = {f"layer{at}": {"weight": jnp.float32(at), "bias": jnp.float32(at)} for at in range(leaves // 2)}
     fixed = pt.freeze(arrays, r"layer\d*0/bias")
     tied = {**fixed, **{f"tied{at}": pt.Alias(f"layer{at}") for at in range(leaves // 20)}}
+    first = (lambda tree: tree["layer0"]["weight"] + 1) if not step else None
     ways = {
-        "a plain dict": _stepping(jax.jit(_change), arrays),
-        "with ties and fixed leaves": _stepping(jax.jit(_change), tied),
-        **_equinox(leaves),
-        **_nnx(leaves),
+        "a plain dict": _calling(arrays, first),
+        "with ties and fixed leaves": _calling(tied, first),
+        **_equinox(leaves, step),
+        **_nnx(leaves, step),
+        **_penzai(leaves, step),
     }
     return interleaved(ways, rounds, inner=max(1, 1000 // leaves))
 
 
 def _change(tree):
     return jax.tree.map(lambda leaf: leaf + 1, tree)
+
+
+def _calling(tree, read=None, jit=jax.jit):
+    """Give what changes the whole tree again and again, or what reads it by a function."""
+    if read is None:
+        return _stepping(jit(_change), tree)
+    function = jit(read)
+    return lambda: jax.block_until_ready(function(tree))
 
 
 def _stepping(step, state):
@@ -37,7 +50,7 @@ def _stepping(step, state):
     return call
 
 
-def _equinox(leaves):
+def _equinox(leaves, step):
     try:
         import equinox
     except ImportError:
@@ -49,10 +62,11 @@ def _equinox(leaves):
         bias: jax.Array
 
     layers = [Layer(jnp.float32(at), jnp.float32(at)) for at in range(leaves // 2)]
-    return {"Equinox, filter_jit": _stepping(equinox.filter_jit(_change), layers)}
+    first = None if step else lambda layers: layers[0].weight + 1
+    return {"Equinox, filter_jit": _calling(layers, first, equinox.filter_jit)}
 
 
-def _nnx(leaves):
+def _nnx(leaves, step):
     try:
         from flax import nnx
     except ImportError:
@@ -68,15 +82,34 @@ def _nnx(leaves):
             self.layers = nnx.List([Layer(at) for at in range(leaves // 2)])
 
     net = Net()
+    if not step:
+        return {"Flax NNX, nnx.jit": _calling(net, lambda net: net.layers[0].weight + 1, nnx.jit)}
 
     @nnx.jit
-    def step(net):
+    def change(net):
         state = nnx.state(net)
         nnx.update(net, jax.tree.map(lambda leaf: leaf + 1, state))
 
     def call():
-        step(net)
+        change(net)
         jax.block_until_ready(nnx.state(net))
 
     call()
     return {"Flax NNX, nnx.jit": call}
+
+
+def _penzai(leaves, step):
+    try:
+        from penzai import pz
+        from penzai.models import simple_mlp
+    except ImportError:
+        print("penzai is not installed: its row is left out", file=sys.stderr)
+        return {}
+    if leaves > 1000:  # it takes a minute to make the net
+        return {}
+    net = simple_mlp.MLP.from_config(
+        name="mlp", init_base_rng=jax.random.key(0), feature_sizes=[1] * (leaves // 2 + 1)
+    )
+    values = pz.unbind_params(net, freeze=True)[1]
+    first = None if step else lambda values: values[0].value.untag(*values[0].value.named_shape) + 1
+    return {"penzai, unbound and jitted": _calling(values, first)}

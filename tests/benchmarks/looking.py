@@ -29,6 +29,30 @@ def stats_job(width, leaves=2000):
     return interleaved(ways, 5)
 
 
+def diff_job(leaves=2000, width=64):
+    """Compare two trees: all differences by name, against a loop of NumPy calls per leaf."""
+    keys = jax.random.split(jax.random.key(0), leaves)
+    one = {f"layer{at}": {"weight": jax.random.normal(key, (width, width))} for at, key in enumerate(keys)}
+    other = pt.update(one, {"layer1/weight": lambda old: old + 1})
+
+    def by_hand():
+        found = {}
+        for (path, a), b in zip(
+            jax.tree_util.tree_leaves_with_path(one), jax.tree.leaves(other), strict=True
+        ):
+            a, b = np.asarray(a), np.asarray(b)
+            off = np.abs(a - b)
+            size = np.maximum(np.abs(a), np.abs(b))
+            relative = np.divide(off, size, out=np.zeros_like(off), where=size > 0)
+            found[jax.tree_util.keystr(path)] = (a != b).sum(), off.max(), relative.max()
+        return found
+
+    ways = {"a loop of NumPy calls": by_hand, "pt.diff": lambda: pt.diff(one, other)}
+    for call in ways.values():
+        call()
+    return interleaved(ways, 5)
+
+
 def summary_job():
     """Summarise 100,000 parameters, and print the table."""
     params = {

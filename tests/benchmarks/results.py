@@ -18,12 +18,13 @@ _PACKAGES = {
 _MARKS = ("<!-- benchmarks -->\n", "<!-- end of benchmarks -->\n")
 
 
-def print_job(name, found, notes=""):
-    """Print one job: each way, its time, and its ratio to the first."""
-    print(f"\n{name}{f' ({notes})' if notes else ''}", flush=True)
-    yardstick = next(iter(found.values()), None)
-    for way, seconds in found.items():
-        print(f"  {way:48} {seconds * 1e3:11.4f} ms  {seconds / yardstick:8.3f}x", flush=True)
+def print_job(name, job, notes=""):
+    """Print one job: each way, its time or memory, and its ratio to the first."""
+    print(f"\n{name} ({notes})", flush=True)
+    yardstick = next(iter(job["ways"].values()), None)
+    for way, amount in job["ways"].items():
+        text = amount_text(amount, job["unit"])
+        print(f"  {way:48} {text:>9}  {amount / yardstick:8.3f}x", flush=True)
 
 
 def about_here():
@@ -34,7 +35,7 @@ def about_here():
 
 
 def read():
-    """Read the results kept so far: job -> {"size", "family", "here", "ways"}."""
+    """Read the results kept so far: job -> {"family", "size", "unit", "here", "ways"}."""
     return json.loads(FILE.read_text()) if FILE.exists() else {}
 
 
@@ -43,21 +44,48 @@ def keep(results):
     FILE.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
 
 
-def time_text(seconds):
-    """Write a time in the unit that fits, to three digits."""
-    unit, factor = ("s", 1) if seconds >= 1 else ("ms", 1e3) if seconds >= 1e-3 else ("µs", 1e6)
-    value = seconds * factor
+def amount_text(amount, unit="s"):
+    """Write seconds or bytes in the unit that fits, to three digits."""
+    if unit == "B":
+        unit, value = "MiB", amount / 2**20
+    else:
+        unit, factor = ("s", 1) if amount >= 1 else ("ms", 1e3) if amount >= 1e-3 else ("µs", 1e6)
+        value = amount * factor
     return f"{value:.{max(0, 2 - int(math.log10(max(value, 1))))}f} {unit}"
 
 
+def is_ours(way):
+    """Tell whether a way to do a job is paramtree's."""
+    return way.startswith(("pt.", "net.", "paramtree", "jax.jit(net", "nn.", "with ties"))
+
+
 def readme_table(results):
-    """Write all results as one table of Markdown, with what they were measured on."""
-    lines = ["| job | way | time | ratio |", "|---|---|---|---|"]
+    """Write all results as a table of Markdown: the yardstick of each job, then each way with its ratio."""
+    lines = ["| job | measured against | ratio to it |", "|---|---|---|"]
     for name, job in results.items():
-        yardstick = next(iter(job["ways"].values()), None)
-        for at, (way, seconds) in enumerate(job["ways"].items()):
-            ratio = f"{seconds / yardstick:.2f}" if len(job["ways"]) > 1 else ""
-            lines.append(f"| {name if at == 0 else ''} | {way} | {time_text(seconds)} | {ratio} |")
+        (yardstick, unit), *others = job["ways"].items()
+        cells = [
+            f"{_way_text(way)} {amount / unit:.3g}x" if unit else _way_text(way) for way, amount in others
+        ]
+        first = f"{_way_text(yardstick)} {amount_text(unit, job['unit'])}"
+        lines.append(f"| {name} | {first} | {'; '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _way_text(way):
+    return f"**{way}**" if is_ours(way) else way
+
+
+def growth_table(results):
+    """Write the exponents of growth of paramtree's ways and of the others' as a table of Markdown."""
+    lines = ["| grows with its size | paramtree | others |", "|---|---|---|"]
+    by_family = {}
+    for (family, way), (exponent, _) in growth(results).items():
+        by_family.setdefault(family, ([], []))[not is_ours(way)].append(f"{way} {exponent:.2f}")
+    lines += [
+        f"| {family} | {'; '.join(ours)} | {'; '.join(others)} |"
+        for family, (ours, others) in by_family.items()
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -88,7 +116,8 @@ def put_into_readme(results):
     here = list(results.values())[-1]["here"]
     packages = ", ".join(f"{name} {value}" for name, value in here.items() if name in _PACKAGES)
     about = f"Measured on {here['date']}, on {here['cores']} cores, Python {here['python']}, {packages}.\n\n"
-    readme.write_text(f"{before}{_MARKS[0]}{about}{readme_table(results)}{_MARKS[1]}{after}")
+    tables = f"{about}{readme_table(results)}\n{growth_table(results)}"
+    readme.write_text(f"{before}{_MARKS[0]}{tables}{_MARKS[1]}{after}")
 
 
 def draw(results, path):
@@ -119,8 +148,8 @@ def _bars(axis, jobs):
         axis.text(0.011, place, name, fontsize=6.5, fontweight="bold", va="center")
         for way, seconds in ways.items():
             place += 1
-            ours = way.startswith(("pt.", "net.", "paramtree", "jax.jit(net", "nn."))
-            axis.barh(place, seconds / yardstick, left=0, color="#0072b2" if ours else "#bbbbbb", height=0.8)
+            color = "#0072b2" if is_ours(way) else "#bbbbbb"
+            axis.barh(place, seconds / yardstick, left=0, color=color, height=0.8)
             axis.text(
                 seconds / yardstick * 1.03, place, f"{seconds / yardstick:.2f}", fontsize=5.5, va="center"
             )

@@ -6,6 +6,7 @@ the yardstick. Times of one job are taken in turns, so that a busy machine slows
 """
 
 import argparse
+import gc
 import sys
 import time
 from functools import partial
@@ -17,27 +18,35 @@ from calls import dispatch_job, import_job, tied_dispatch_job
 from checkpoints import load_job, plan_job, save_job
 from dispatching import dispatch_job as many_leaves_job
 from initialising import init_job
-from looking import html_job, stats_job, summary_job
+from looking import diff_job, html_job, stats_job, summary_job
+from memory import memory_job
 from sharding import devices_job, sharding_plan_job
 from sharding import init_job as placed_job
 from stepping import packed_job
 from training import compile_job, depth_job, step_job
 from verbs import change_job, select_job
 
+_NETWORKS = {
+    "MLP": "an MLP of {} layers",
+    "Transformer": "a Transformer of {} blocks",
+    "ResNet": "a ResNet-{}",
+}
+
 
 class Job(NamedTuple):
-    """One job: what it is called, how it is run, in full and quickly, and what grows in its family."""
+    """One job: its name, how it is run in full and quickly, what grows in its family, and the unit."""
 
     name: str
     run: Any
     quick: Any = None
     family: str = ""
     size: int = 0
+    unit: str = "s"
 
 
 def _jobs():
     for leaves in (100, 10_000, 100_000, 1_000_000):
-        rounds = 3 if leaves > 100_000 else 9
+        rounds = 2 if leaves > 100_000 else 9
         small = leaves == 100
         for cold in (False, True):
             heat = "cold" if cold else "warm"
@@ -52,19 +61,20 @@ def _jobs():
     yield Job("apply of the chapter's net", dispatch_job, partial(dispatch_job, 2))
     yield Job("apply with a tie and a constant", tied_dispatch_job, partial(tied_dispatch_job, 2))
     for leaves in (10, 100, 1000, 10_000):
-        quick = partial(many_leaves_job, leaves, 2) if leaves == 10 else None
-        yield Job(
-            f"a jitted step of {leaves:,} leaves", partial(many_leaves_job, leaves), quick, "step", leaves
-        )
-    for layers in (100, 400, 2000):
-        quick = partial(init_job, 10, "eager") if layers == 100 else None
-        yield Job(
-            f"initialise {layers} layers", partial(init_job, layers, "eager"), quick, "initialise", layers
-        )
-    for layers in (100, 400):
-        quick = partial(init_job, 10, "jit") if layers == 100 else None
-        name = f"initialise {layers} layers where they shall lie"
-        yield Job(name, partial(init_job, layers, "jit"), quick, "initialise under jit", layers)
+        for step, what in ((False, "apply"), (True, "step")):
+            quick = partial(many_leaves_job, leaves, 2, step) if leaves == 10 else None
+            run = partial(many_leaves_job, leaves, 15 if leaves < 10_000 else 6, step)
+            yield Job(f"call a jitted {what} of {leaves:,} leaves", run, quick, f"call, {what}", leaves)
+    for network, depth in (("MLP", 100), ("MLP", 400), ("MLP", 2000), ("Transformer", 48), ("ResNet", 50)):
+        family = "initialise" if network == "MLP" else ""
+        quick = partial(init_job, "MLP", 10, "eager") if depth == 100 else None
+        run = partial(init_job, network, depth, "eager")
+        yield Job(f"initialise {_NETWORKS[network].format(depth)}", run, quick, family, depth)
+    for network, depth in (("MLP", 100), ("MLP", 400), ("Transformer", 48), ("ResNet", 50)):
+        family = "initialise where they shall lie" if network == "MLP" else ""
+        quick = partial(init_job, "MLP", 10, "jit") if depth == 100 else None
+        name = f"initialise {_NETWORKS[network].format(depth)}, where it shall lie"
+        yield Job(name, partial(init_job, network, depth, "jit"), quick, family, depth)
     for title, network, repeat in (("ResNet", "resnet", False), ("Transformer", "transformer", True)):
         yield Job(f"train a {title}, one step, warm", partial(step_job, network, repeat=repeat))
         yield Job(f"compile the step of the {title}, cold", partial(compile_job, network, repeat=repeat))
@@ -81,8 +91,10 @@ def _jobs():
     yield Job("plan a load of 10,000 parameters with 20 rules", plan_job, partial(plan_job, 1000))
     yield Job("statistics of 2,000 leaves of 64 x 64", partial(stats_job, 64), partial(stats_job, 8, 20))
     yield Job("statistics of 2,000 leaves of 256 x 256", partial(stats_job, 256))
-    yield Job("summary of 100,000 leaves", summary_job)
-    yield Job("page of 5,000 parameters", html_job)
+    yield Job("differences of 2,000 leaves of 64 x 64", diff_job, partial(diff_job, 20, 8))
+    yield Job("summary of 100,000 leaves", summary_job, summary_job)
+    yield Job("page of 5,000 parameters", html_job, html_job)
+    yield Job("memory at the peak, beyond the tree and what is returned", memory_job, None, unit="B")
     yield Job("plan 405 billion parameters on 512 devices", sharding_plan_job, sharding_plan_job)
     yield Job("initialise 1 GiB over two processes", placed_job)
     yield Job("train data-parallel on host devices, one step", devices_job)
@@ -93,10 +105,14 @@ def _measure(jobs, quick, keep):
     here = results.about_here()
     bar = _bar(jobs)
     for job in bar:
+        gc.collect()
+        gc.freeze()  # what the jobs before have left is not looked through again and again during this one
         start = time.perf_counter()
         found = (job.quick if quick else job.run)()
-        results.print_job(job.name, found, f"{time.perf_counter() - start:.0f} s")
-        kept[job.name] = {"family": job.family, "size": job.size, "here": here, "ways": found}
+        kept[job.name] = {
+            "family": job.family, "size": job.size, "unit": job.unit, "here": here, "ways": found,
+        }  # fmt: skip
+        results.print_job(job.name, kept[job.name], f"{time.perf_counter() - start:.0f} s")
         if keep:
             results.keep({each.name: kept[each.name] for each in _jobs() if each.name in kept})
     return kept

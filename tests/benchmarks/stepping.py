@@ -22,8 +22,9 @@ def packed_job(layers, width, rounds=30):
     ways = {
         "pt.train_step, pt.fuse": _stepping(loss_fn, optax.adamw(1e-3), pt.fuse(params), x),
         "pt.train_step": _stepping(loss_fn, optax.adamw(1e-3), params, x),
-        "written by hand, optax": _by_hand(loss_fn, optax.adamw(1e-3), params, x),
     }
+    if layers < 800:  # to compile each takes half a minute, and linen's is the same work
+        ways["written by hand, optax"] = _by_hand(loss_fn, optax.adamw(1e-3), params, x)
     if library("linen"):
         ways["Flax linen, optax"] = _by_hand(*_narrow_linen(layers, width, x), x)
     for call in list(ways.values()) * 3:
