@@ -305,14 +305,14 @@ def test_trees_of_flax():
 
 
 def python_calls(function, *arguments):
-    """Count the Python functions that a call runs."""
+    """Count the Python functions that a call runs; give what it returns, too."""
     seen = []
     sys.setprofile(lambda frame, event, _: seen.append(frame.f_code) if event == "call" else None)
     try:
-        function(*arguments)
+        result = function(*arguments)
     finally:
         sys.setprofile(None)
-    return len(seen)
+    return len(seen), result
 
 
 def wide(layers):
@@ -340,8 +340,10 @@ def test_calling_what_is_compiled_runs_no_python_for_each_leaf(make):
     counts = []
     for layers in (2, 40):
         function, params, batch = make(layers)
-        for _ in range(2):
-            result = function(params, batch)
+        calls = []
+        for _ in range(6):
+            count, result = python_calls(function, params, batch)
             params = result[0] if make is compiled_step else params
-        counts.append(python_calls(function, params, batch))
+            calls.append(count)
+        counts.append(min(calls))  # a call may be met by the garbage collector, and what that runs
     assert counts[0] == counts[1]
