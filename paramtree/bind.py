@@ -14,6 +14,7 @@ from paramtree.errors import (
     ParamTreeError,
     UnknownNameError,
     did_you_mean,
+    first_of,
     listing,
     raise_faults,
 )
@@ -63,7 +64,7 @@ def _check_grads(leaves: dict[str, Any], grads: dict[str, Any]) -> None:
         wanted, found = getattr(leaves[name], "shape", None), getattr(grads[name], "shape", None)
         if wanted != found:
             faults.append(f"{name} has shape {wanted}, and its gradient {found}")
-    raise_faults(MismatchError, "bind: these gradients are not of these params:", sorted(faults)[:10])
+    raise_faults(MismatchError, "bind: these gradients are not of these params:", first_of(sorted(faults)))
 
 
 @dataclass(frozen=True, eq=False, repr=False)

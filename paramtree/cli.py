@@ -19,7 +19,6 @@ from paramtree.errors import NoMatchError, ParamTreeError
 _COMMANDS: dict[str, Command] = {each.name: each for each in (SHOW, STATS, DIFF, PLAN, CONVERT, TOUR)}
 _TROUBLE = 2
 _INTERRUPTED = 130  # what shells say of a program that Ctrl-C stopped
-_FOR_PROGRAMS = " Pass allow_empty=True where nothing is a good answer."  # in messages; no option here
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -60,7 +59,7 @@ def _run(command: Command, options: Namespace) -> int:
     try:
         outcome = command.run(options)
     except NoMatchError as error:
-        return _tell(str(error).replace(_FOR_PROGRAMS, ""), command.nothing_found)
+        return _tell(str(error), command.nothing_found)
     except ParamTreeError as error:
         return _tell(str(error), _TROUBLE)
     except BrokenPipeError:

@@ -19,10 +19,12 @@ from jax.core import Tracer
 
 from paramtree import display
 from paramtree.errors import (
+    HINTED,
     MismatchError,
     ParamTreeError,
     UnknownNameError,
     did_you_mean,
+    first_of,
     listing,
     raise_faults,
 )
@@ -173,7 +175,7 @@ def draw(
     Raises:
         MismatchError: listing every initialiser that gives another shape or dtype than asked, and every
             shape that holds an unknown size.
-        ParamTreeError: where the key is none, or something is not an initialiser.
+        ParamTreeError: where the key is not one of `jax.random`, or something is not an initialiser.
     """
     check_random_key(key)
     _check_known(specs)
@@ -566,6 +568,10 @@ def _read_shardings(shardings: Any, specs: Mapping[str, ParamSpec]) -> dict[str,
 def _sharding_faults(name: str, spec: ParamSpec, sharding: Any) -> list[str]:
     if not isinstance(sharding, jax.sharding.Sharding):
         return [f"{name}: {sharding!r} is not a sharding"]
+    if isinstance(getattr(sharding, "mesh", None), jax.sharding.AbstractMesh):
+        return [f"{name}: its mesh is an AbstractMesh, which has no devices"]
+    if len(getattr(sharding, "spec", ())) > len(spec.shape):
+        return [f"{name} of shape {display.shape_text(spec.shape)}: {sharding.spec} is for more axes"]
     try:
         sharding.shard_shape(spec.shape)
     except ValueError as error:
@@ -590,8 +596,11 @@ def _is_fixed(name: str, leaf: Any) -> bool:
 def _check_all_used(init: Load, names: Sequence[str]) -> None:
     known = set(names)
     unused = [name for name in init.values if name not in known]
-    hints = [f"{name} is not a parameter of the net.{did_you_mean(name, names)}" for name in unused[:10]]
-    raise_faults(UnknownNameError, "Load: the tree holds what the net has no place for:", hints)
+    faults = [
+        f"{name} is not a parameter of the net.{did_you_mean(name, names) if place < HINTED else ''}"
+        for place, name in enumerate(unused)
+    ]
+    raise_faults(UnknownNameError, "Load: the tree holds what the net has no place for:", first_of(faults))
 
 
 def reinit(key: jax.Array, params: Any, rules: Rules, /) -> Any:
@@ -609,7 +618,7 @@ def reinit(key: jax.Array, params: Any, rules: Rules, /) -> Any:
     Raises:
         RuleError: listing every rule that hits nothing or is shadowed.
         MismatchError: where an initialiser does not give what was asked.
-        ParamTreeError: where the key is none, or something is not an initialiser.
+        ParamTreeError: where the key is not one of `jax.random`, or something is not an initialiser.
     """
     leaves, structure, values = apply_rules(params, rules, default=_UNSET, spelled_out=_is_fixed)
     ruled = zip(structure.names, structure.indices, values, strict=True)

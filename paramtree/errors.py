@@ -44,7 +44,7 @@ class TieError(ParamTreeError):
     """Report ties that lead nowhere, in a circle, or to something of another shape."""
 
 
-def nearest(word: str, candidates: Iterable[str], count: int = 3) -> list[str]:
+def nearest(word: str, candidates: Iterable[str]) -> list[str]:
     """List the candidates most like `word`, best first, whatever their case.
 
     Of very many candidates, those that share most keys with `word` are compared.
@@ -59,7 +59,7 @@ def nearest(word: str, candidates: Iterable[str], count: int = 3) -> list[str]:
     if len(pool) > _COMPARED:
         keys = set(word.split("/"))
         pool = heapq.nlargest(_COMPARED, pool, key=lambda each: len(keys.intersection(each.split("/"))))
-    return [by_lower[found] for found in difflib.get_close_matches(word, pool, count, 0.6)]
+    return [by_lower[found] for found in difflib.get_close_matches(word, pool, 3, 0.6)]
 
 
 def did_you_mean(word: str, candidates: Iterable[str]) -> str:
@@ -81,6 +81,16 @@ def listing(items: Sequence[str], limit: int = 10) -> str:
     if len(items) <= limit:
         return ", ".join(items)
     return f"{', '.join(items[: limit - 1])}, ... ({len(items)} in all)"
+
+
+def first_of(faults: Sequence[str], limit: int = 10) -> list[str]:
+    """Give the first of many faults of one kind, and the number of the rest.
+
+    >>> first_of(["a has none", "b has none", "c has none"], 2)
+    ['a has none', 'b has none', 'and 1 more']
+    """
+    rest = len(faults) - limit
+    return [*faults[:limit], f"and {rest:,} more"] if rest > 0 else list(faults)
 
 
 def raise_faults(kind: type[ParamTreeError], headline: str, faults: Sequence[str]) -> None:

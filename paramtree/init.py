@@ -645,7 +645,7 @@ class Mixed:
     Array([1., 1.], dtype=float32)
 
     Raises:
-        SelectError: a select is none.
+        SelectError: a select is not valid.
         ParamTreeError: at the call, no rule hits the name.
     """
 

@@ -90,6 +90,8 @@ class Module:
         return self
 
     def __getattr__(self, key: str) -> Any:
+        if key.startswith("__") or key in type(self).__dataclass_fields__:  # `copy` asks before there are any
+            raise AttributeError(key)
         raise AttributeError(
             f"{self.title} has no {key!r}. A module holds no parameters: init makes them, apply uses them, "
             "and pt.bind(net, params) shows them by layer."
@@ -107,6 +109,11 @@ class Module:
     def __getitem__(self, index: int | slice) -> "Module":
         if not self.layers:
             raise ParamTreeError(f"{self.title} has no layers to index.")
+        if not isinstance(index, slice) and not hasattr(index, "__index__"):
+            raise ParamTreeError(
+                f"{self.title}[{index!r}]: layers are counted, 0 to {len(self) - 1}. "
+                "By the name of its parameters a layer is found in pt.bind(net, params)."
+            )
         if isinstance(index, slice):
             if not self.chained:
                 raise ParamTreeError(f"{self.title} is no chain of layers, so a part of it is no net.")
@@ -114,7 +121,7 @@ class Module:
         try:
             return self.layers[index][1]
         except IndexError:
-            held = f"{len(self)} layers, 0 to {len(self) - 1}"
+            held = "1 layer, 0" if len(self) == 1 else f"{len(self)} layers, 0 to {len(self) - 1}"
             raise ParamTreeError(f"{self.title} has no layer {index}: it has {held}.") from None
 
     def __repr__(self) -> str:
@@ -210,7 +217,7 @@ def _init(net: Module) -> Callable[..., Any]:
             RuleError: listing every rule that hits nothing or is shadowed.
             MismatchError: where a size is unknown, an initialiser gives another shape or dtype, or the
                 shardings do not fit.
-            ParamTreeError: where the key is none, or something is not an initialiser.
+            ParamTreeError: where the key is not one of `jax.random`, or something is not an initialiser.
         """
         check_random_key(key)
         init = parse_init(init)  # once: rules may come from an iterator

@@ -38,7 +38,7 @@ class Structure:
         indices: for each name, the position of its leaf in `jax.tree.leaves`.
         position: each name's place in `names`.
         leafless: name to value, of all that holds no leaf: an `Alias`, `None`, an empty container.
-        containers: all nodes but dicts, with the positions of their leaves in place of these.
+        containers: every container that is no dict, its leaves replaced by their positions.
     """
 
     treedef: TreeDef

@@ -193,6 +193,7 @@ def resolve(params: Any, /) -> Any:
     return _Resolution(params).expand(params, "") if has_nodes(structure_of(params)) else params
 
 
+_LONGEST = 1000  # ties followed from one name
 _MOST_FOLLOWED = 100_000  # aliases followed in one walk: a few lines of a hostile file can mean billions
 
 
@@ -287,14 +288,31 @@ def follow(structure: Structure, name: str) -> tuple[str, bool]:
 
     >>> follow(structure_of({"a": {"w": 1}, "c": Alias("a")}), "c/w")
     ('a/w', False)
+
+    Raises:
+        TieError: where it leads back to itself.
     """
+    transposed, met = False, [name]
+    while step := _first_tie(structure, name):
+        name, turned = step
+        transposed ^= turned
+        if name in met:
+            circle = " -> ".join([*met[met.index(name) :], name])
+            raise TieError(f"the tie of {name!r} is a circle: {circle}. Let one of these be an array.")
+        met.append(name)
+        if len(met) > _LONGEST:
+            raise TieError(f"the tie of {met[0]!r} leads back into itself: {' -> '.join(met[:4])} ...")
+    return name, transposed
+
+
+def _first_tie(structure: Structure, name: str) -> tuple[str, bool] | None:
+    """Give where the outermost alias above a name leads, and whether transposed; None where there is none."""
     keys = name.split(SEPARATOR)
     for end in range(1, len(keys) + 1):
         alias = structure.leafless.get(SEPARATOR.join(keys[:end]))
         if isinstance(alias, Alias):
-            source, transposed = follow(structure, join(alias.target, *keys[end:]))
-            return source, transposed != alias.transpose
-    return name, False
+            return join(alias.target, *keys[end:]), alias.transpose
+    return None
 
 
 @lru_cache(maxsize=64)

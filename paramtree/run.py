@@ -68,7 +68,7 @@ class Run:
         """Give the value of a parameter that a scope asks for.
 
         Raises:
-            NotImplementedError: each kind of run says how.
+            NotImplementedError: a subclass does not define it.
         """
         raise NotImplementedError
 
@@ -90,7 +90,7 @@ class Run:
         """Call a block several times, each time on what it gave before.
 
         Raises:
-            NotImplementedError: each kind of run says how.
+            NotImplementedError: a subclass does not define it.
         """
         raise NotImplementedError
 

@@ -36,8 +36,13 @@ class Selection(NamedTuple):
     places: tuple[int, ...]
 
 
-def apply_select(tree: Any, select: Select | None, allow_empty: bool = False) -> Selection:
+def apply_select(tree: Any, select: Select | None, allow_empty: bool | None = None) -> Selection:
     """Flatten a tree and find what a select hits; None selects all.
+
+    Args:
+        tree: any pytree.
+        select: which of its leaves.
+        allow_empty: whether nothing is a good answer; None where the caller has no such option to offer.
 
     Raises:
         NoMatchError: where the select hits nothing, unless `allow_empty`.
@@ -53,7 +58,8 @@ def apply_select(tree: Any, select: Select | None, allow_empty: bool = False) ->
     else:
         places, dead = _cached_places(structure, select)
     if dead and not allow_empty:
-        raise NoMatchError("\n".join(_no_match_text(structure, each) for each in dead))
+        offer = "" if allow_empty is None else " Pass allow_empty=True where nothing is a good answer."
+        raise NoMatchError("\n".join(_no_match_text(structure, each) + offer for each in dead))
     return Selection(leaves, structure, places)
 
 
@@ -151,6 +157,20 @@ def matches(select: Any, name: str, leaf: Any = None) -> bool:
     return any(matches(each, name, leaf) for each in select)
 
 
+def matching_names(select: Any, held: Mapping[str, Any]) -> list[str]:
+    """List the names that a select hits; one that is itself among them means that name alone.
+
+    >>> matching_names("w.1", {"w.1": 0, "wx1": 0}), matching_names("w.*", {"w.1": 0, "wx1": 0})
+    (['w.1'], ['w.1', 'wx1'])
+    """
+    if _is_several(select):
+        hit = {name for each in select for name in matching_names(each, held)}
+        return [name for name in held if name in hit]
+    if isinstance(select, str) and select in held:
+        return [select]
+    return [name for name, leaf in held.items() if matches(select, name, leaf)]
+
+
 def held_leaves(tree: Any) -> list[Any]:
     """List the leaves in JAX's order, each as the transparent node that holds it, where one does.
 
@@ -206,10 +226,7 @@ def describe_select(select: Any) -> str:
 def _no_match_text(structure: Structure, select: Any) -> str:
     count = len(structure.names)
     some = f"none of {count} parameters" if count > 1 else "nothing"
-    return (
-        f"select {describe_select(select)} hits {some}{_whole_name(select)}."
-        f"{hints(structure, select)} Pass allow_empty=True where nothing is a good answer."
-    )
+    return f"select {describe_select(select)} hits {some}{_whole_name(select)}.{hints(structure, select)}"
 
 
 def _whole_name(select: Any) -> str:
@@ -289,7 +306,7 @@ def parse_rules(rules: Any) -> list[Rule]:
 
     Raises:
         RuleError: where they are neither.
-        SelectError: where a select is none.
+        SelectError: where a select is not valid.
     """
     pairs = rules.items() if _is_mapping(rules) else rules
     if isinstance(pairs, str) or not _is_iterable(pairs):

@@ -17,6 +17,7 @@ from paramtree.errors import (
     NoMatchError,
     TieError,
     did_you_mean,
+    first_of,
     listing,
     raise_faults,
 )
@@ -31,7 +32,7 @@ from paramtree.names import (
     untyped_jax,
 )
 from paramtree.nodes import Alias, block_at, follow, tied_names
-from paramtree.select import Select, describe_select, freeze_select, matches
+from paramtree.select import Select, describe_select, freeze_select, matching_names
 from paramtree.tree import flat_leaves, is_array, is_array_like
 
 _NUMBERED = re.compile(r"(.*?)(\d+)")
@@ -119,7 +120,7 @@ def _hit_blocks(params: Any, select: Select, verb: str) -> list[str]:
     leafless = structure.leafless  # among them the empty blocks
     places = {*leafless, *(block for name in (*structure.names, *leafless) for block in blocks_above(name))}
     blocks = sorted((place for place in places if block_at(params, place) is not None), key=natural_name_key)
-    hit = [place for place in blocks if matches(chosen, place, block_at(params, place))]
+    hit = matching_names(chosen, {place: block_at(params, place) for place in blocks})
     if not hit:
         near = did_you_mean(select, blocks) if isinstance(select, str) else ""
         found = f" The blocks are {listing(blocks, 6)}." if blocks else " There are no blocks."
@@ -157,7 +158,7 @@ def _leading_size(block: Any, place: str) -> int:
         return size[0]
     faults = [f"{join(place, name)} has {display.shape_dtype(leaf)}" for name, leaf in found.items()]
     headline = f"unstack: {place!r} needs one leading size for all that it holds:"
-    raise MismatchError("\n  ".join([headline, *(faults[:10] or ["it holds no arrays"])]))
+    raise MismatchError("\n  ".join([headline, *(first_of(faults) or ["it holds no arrays"])]))
 
 
 def _rows(leaf: Any, count: int) -> Sequence[Any]:
@@ -187,7 +188,7 @@ def _stacked(blocks: dict[str, Any]) -> Any:
                 faults.append(f"{join(first, name)} has {one}, and {join(place, name)} {other}")
         if not faults and jax.tree.structure(blocks[place]) != jax.tree.structure(blocks[first]):
             faults.append(f"{first} and {place} are tied or fixed in different ways")
-    raise_faults(MismatchError, "stack: these blocks do not hold the same arrays:", sorted(faults)[:10])
+    raise_faults(MismatchError, "stack: these blocks do not hold the same arrays:", first_of(sorted(faults)))
     return _ordered(jax.tree.map(_stack_arrays, *blocks.values()), blocks[first])
 
 

@@ -1,6 +1,6 @@
 """Tie parameters, and fix them: the verbs that put nodes into a tree and take them out."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -27,7 +27,7 @@ from paramtree.select import (
     apply_select,
     describe_select,
     freeze_select,
-    matches,
+    matching_names,
     spells_out,
 )
 from paramtree.tree import fixed_names, flat_leaves, flatten, is_array_like
@@ -45,7 +45,8 @@ def tie(params: dict[str, Any], ties: Mapping[str, str | Alias], /) -> dict[str,
 
     Raises:
         TieError: listing every place and target that is not in the tree, every tie to itself or within
-            itself, and all ties between different shapes, dtypes or blocks.
+            itself, and all ties between different shapes, dtypes or blocks, or of a trained parameter and a
+            fixed one.
     """
     if not isinstance(ties, Mapping):
         raise TieError(f"tie takes a dict {{place: where it lives}}, and got a {type(ties).__name__}.")
@@ -56,8 +57,14 @@ def tie(params: dict[str, Any], ties: Mapping[str, str | Alias], /) -> dict[str,
     ]
     raise_faults(TieError, "tie: these cannot be tied:", strange)
     wanted = {place: target if isinstance(target, Alias) else Alias(target) for place, target in ties.items()}
-    plain = flat_leaves(resolve(params))
-    faults = [fault for place, alias in wanted.items() for fault in _tie_faults(plain, place, alias)]
+    plain, structure = flat_leaves(resolve(params)), structure_of(params)
+    sources, kinds = tied_names(structure), fixed_names(structure)
+    fixed = {name for name in plain if sources.get(name, name) in kinds}
+    faults = [
+        fault
+        for place, alias in wanted.items()
+        for fault in _tie_faults(plain, place, alias) or _role_faults(fixed, plain, place, alias.target)
+    ]
     faults += [
         f"{inner!r} lies in {outer!r}, which is to be tied as a whole; name only one of them"
         for inner in wanted
@@ -104,6 +111,16 @@ def _tie_faults(plain: Mapping[str, Any], place: str, alias: Alias) -> list[str]
     ]
 
 
+def _role_faults(fixed: Collection[str], plain: Mapping[str, Any], place: str, target: str) -> list[str]:
+    role = ("trained", "fixed")
+    return [
+        f"{name!r} is {role[name in fixed]} and {other!r} is {role[other in fixed]}; "
+        "pt.freeze or pt.unfreeze one of them first"
+        for name in plain
+        if is_under(name, place) and (name in fixed) != ((other := target + name[len(place) :]) in fixed)
+    ]
+
+
 def _shapes(plain: Mapping[str, Any], name: str) -> dict[str, tuple[Any, ...]]:
     """Map the names below a block, or "" for a parameter, to (*shape, dtype)."""
     return {
@@ -141,7 +158,7 @@ def untie(params: dict[str, Any], select: Select | None = None, /, *, copy: bool
     own = _own_leaves(params, tied)
     if select is not None:
         frozen = freeze_select(select)
-        own = {name: leaf for name, leaf in own.items() if matches(frozen, name, leaf)}
+        own = {name: own[name] for name in matching_names(frozen, own)}
         if not own:
             places = listing(tied, 6) if tied else "none"
             raise NoMatchError(

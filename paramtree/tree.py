@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from paramtree import display
 from paramtree.errors import (
@@ -269,6 +270,8 @@ def update(params: Any, values: Mapping[str, Any], /) -> Any:
         new = leaves[index] = value(old) if callable(value) else value
         if not _alike(old, new):
             faults += value_faults(name, old, new)
+        elif getattr(new, "weak_type", False) and not getattr(old, "weak_type", False):
+            leaves[index] = lax.convert_element_type(new, old.dtype)  # a compiled function knows it again
     raise_faults(MismatchError, "update: these values do not fit:", faults)
     return structure.treedef.unflatten(leaves)
 
@@ -558,13 +561,17 @@ def merge(*trees: dict[str, Any]) -> dict[str, Any]:
     {'a': {'w': 1.0, 'b': 2.0}, 'c': 3.0}
 
     Raises:
-        BadNameError: listing every name that two of the trees hold.
+        BadNameError: listing every name that two of the trees hold; or where one is no dict, or flat.
     """
     faults: list[str] = []
     merged: dict[str, Any] = {}
     for tree in trees:
         if not is_dict(tree):
             raise BadNameError(f"merge: takes nested dicts, and got one of type {type(tree).__name__}.")
+        flat = [key for key in tree if isinstance(key, str) and SEPARATOR in key]
+        if flat:
+            held = listing([repr(key) for key in flat], 3)
+            raise BadNameError(f"merge: takes nested dicts, and one is flat: {held}. pt.unflatten it first.")
         _merge_into(merged, tree, "", faults)
     headline = "merge: these names are in two trees; take them out of one, or pt.update instead:"
     raise_faults(BadNameError, headline, faults)
@@ -599,7 +606,7 @@ def rename(params: dict[str, Any], rules: Mapping[str, str], /) -> dict[str, Any
     Raises:
         RuleError: listing every rule that hits nothing or is shadowed, or every one that is not a text, or a
             template that does not fit its pattern.
-        BadNameError: listing every new name that two parameters would share, or that is none.
+        BadNameError: listing every new name that two parameters would share, or that cannot be a name.
     """
     leaves, structure = flatten_named(params)
     parsed = tuple(parse_rules(rules))

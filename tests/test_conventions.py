@@ -273,8 +273,7 @@ def test_linen_messages():
         "blocks=: 'Dense_0': None is not pattern -> template."
     )
     assert message(pt.NoMatchError, lambda: moved(arrays, linen(transposed="up"))) == (
-        "select 'up' hits nothing; it must match the whole name. The names are Dense_0. Pass "
-        "allow_empty=True where nothing is a good answer."
+        "select 'up' hits nothing; it must match the whole name. The names are Dense_0."
     )
 
 

@@ -271,7 +271,7 @@ def test_what_a_select_hits_nothing_with_is_said():
         show({"dense0": {"weight": jnp.ones(2)}}, "dense0")
     assert str(caught.value) == (
         "select 'dense0' hits nothing; it must match the whole name. Did you mean 'dense0/.*'? "
-        "Nearest: dense0/weight. Pass allow_empty=True where nothing is a good answer."
+        "Nearest: dense0/weight."
     )
 
 

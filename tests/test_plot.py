@@ -498,7 +498,7 @@ def test_nothing_to_show():
     )
     assert message(pt.NoMatchError, lambda: plot(PARAMS, "dense0")) == (
         "select 'dense0' hits none of 4 parameters; it must match the whole name. Did you mean 'dense0/.*'? "
-        "Nearest: dense0/bias, dense0/weight. Pass allow_empty=True where nothing is a good answer."
+        "Nearest: dense0/bias, dense0/weight."
     )
 
 

@@ -1,5 +1,6 @@
 """What once went wrong, found by reviewers and by random nets: each a few lines that failed."""
 
+import copy
 import re
 from dataclasses import dataclass
 from functools import partial
@@ -364,3 +365,141 @@ def test_an_updated_statistic_has_no_gradient_in_its_second_use():
     params = net.init(jax.random.key(0), x)
     grad = jax.grad(lambda x: net.apply(params, x, train=True)[0, 0])(x)
     assert (np.asarray(grad) == np.eye(6, 2) * np.eye(6, 2)[0]).all()
+
+
+def test_nets_can_be_copied():
+    net = nn.Sequential(nn.Dense(4), nn.Dense(2))
+    params = net.init(KEY, X)
+    for other in (copy.copy(net), copy.deepcopy(net)):
+        assert (other.apply(params, X) == net.apply(params, X)).all()
+
+
+def test_layers_are_counted_and_a_net_of_one_says_so():
+    with pytest.raises(pt.ParamTreeError, match="it has 1 layer, 0"):
+        nn.Sequential(nn.Dense(4))[3]
+    with pytest.raises(pt.ParamTreeError, match="By the name of its parameters a layer is found in"):
+        nn.Sequential(nn.Dense(4))["dense0"]
+
+
+def test_only_functions_with_the_option_advise_it():
+    params = {"a": jnp.ones(2)}
+    for verb in (pt.stats, pt.show, pt.find_nonfinite, pt.summary):
+        with pytest.raises(pt.NoMatchError) as caught:
+            verb(params, select="zz")
+        assert "allow_empty" not in str(caught.value)
+    with pytest.raises(pt.NoMatchError, match="allow_empty"):
+        pt.collect_params(params, "zz")
+
+
+@pytest.mark.parametrize("target", ["b", "a/x"])
+def test_a_circle_of_ties_is_told_of_everywhere(target):
+    params = {"a": pt.Alias(target), "b": pt.Alias("a"), "c": jnp.ones(2)}
+    for verb in (pt.summary, pt.stats, pt.find_nonfinite, pt.check_finite, pt.show):
+        with pytest.raises(pt.TieError):
+            verb(params)
+
+
+def test_merge_refuses_what_is_flat():
+    params = {"a": {"w": jnp.ones(2), "b": jnp.ones(2)}}
+    flat = pt.collect_params(params, ".*w"), pt.collect_params(params, ".*b")
+    with pytest.raises(pt.BadNameError, match=r"one is flat: 'a/w'\. pt\.unflatten it first\."):
+        pt.merge(*flat)
+    assert pt.names(pt.merge(*map(pt.unflatten, flat))) == ["a/b", "a/w"]
+
+
+def test_a_name_means_itself_in_every_verb():
+    params = {"w.1": jnp.ones(2), "wx1": jnp.ones(2)}
+    other = jax.tree.map(jnp.zeros_like, params)
+    assert list(pt.collect_params(params, "w.1")) == ["w.1"]
+    assert [row.name for row in pt.diff(params, other, select="w.1")] == ["w.1"]
+    tied = {**params, "c.1": pt.Alias("w.1"), "cx1": pt.Alias("wx1")}
+    assert pt.names(pt.untie(tied, "c.1")) == ["c.1", "w.1", "wx1"]
+
+
+def test_an_updated_value_is_as_strongly_typed_as_the_old_one():
+    params = pt.update({"b": jnp.zeros(2)}, {"b": lambda old: jnp.full(old.shape, 1.0)})
+    assert not params["b"].weak_type
+
+
+def test_a_trained_parameter_is_not_tied_to_a_fixed_one():
+    params = {"a": pt.Fixed(jnp.ones(2)), "b": jnp.ones(2)}
+    with pytest.raises(pt.TieError) as caught:
+        pt.tie(params, {"b": "a"})
+    assert str(caught.value) == (
+        "tie: these cannot be tied:\n"
+        "  'b' is trained and 'a' is fixed; pt.freeze or pt.unfreeze one of them first"
+    )
+
+
+def test_long_lists_of_faults_say_how_many_are_left_out():
+    tree = {f"stray{at}": jnp.ones(2) for at in range(15)}
+    with pytest.raises(pt.UnknownNameError, match="and 5 more"):
+        nn.Dense(2).init(KEY, X, init=init.Load(tree))
+
+
+def test_sums_of_micro_batches_are_not_rounded_to_the_parameters_dtype():
+    optax = pytest.importorskip("optax")
+    grads = optax.stateless(lambda updates, params: updates)
+    step = pt.train_step(
+        lambda params, batch: (params["w"].astype("float32") * batch).mean(), grads, accumulate=1024
+    )
+    state, loss = step(step.init({"w": jnp.zeros((), "bfloat16")}), jnp.ones(1024))
+    assert state.params["w"] == 1
+    assert loss == 0
+
+
+def test_a_statistic_that_changes_its_shape_is_named():
+    optax = pytest.importorskip("optax")
+    params = {"w": jnp.ones(2), "s": pt.Fixed(jnp.zeros(3))}
+
+    def loss_fn(params, batch):
+        return (params["w"] ** 2).sum() * batch, {"w": params["w"], "s": pt.Fixed(jnp.zeros(4))}
+
+    step = pt.train_step(loss_fn, optax.sgd(0.1), has_state=True)
+    with pytest.raises(pt.MismatchError, match=re.escape("s has shape (3,), and comes back with (4,)")):
+        step(step.init(params), 1.0)
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_an_optimizer_that_tells_leaves_apart_is_not_packed(waits):
+    optax = pytest.importorskip("optax")
+    masked = optax.adamw(0.1, mask=lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params))
+    optimizer = optax.MultiSteps(masked, 4) if waits else masked
+    params = pt.fuse({"w": jnp.full((4, 3), 2.0), "b": jnp.ones(4)})
+    step = pt.train_step(lambda params, batch: params["w"].sum() * batch, optimizer)
+    with pytest.raises(pt.ParamTreeError):
+        step.init(params)
+
+
+def test_shardings_of_too_many_axes_or_without_devices_are_named():
+    from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
+
+    mesh = Mesh(np.asarray(jax.devices()[:1]), ("x",))
+    with pytest.raises(pt.MismatchError, match=re.escape("bias of shape (2,): ")):
+        nn.Dense(2).init(KEY, X, shardings=NamedSharding(mesh, PartitionSpec(None, "x")))
+    abstract = NamedSharding(AbstractMesh((1,), ("x",)), PartitionSpec())
+    with pytest.raises(pt.MismatchError, match="its mesh is an AbstractMesh, which has no devices"):
+        nn.Dense(2).init(KEY, X, shardings=abstract)
+
+
+def test_a_plan_is_json():
+    from jax.sharding import AbstractMesh, PartitionSpec
+
+    mesh = AbstractMesh((2, 2), ("d", "e"))
+    plan = pt.plan_sharding({"w": jnp.ones((4, 4))}, mesh, {".*": PartitionSpec(("d", "e"))})
+    assert plan.rows[0].to_dict()["spec"] == [["d", "e"]]
+
+
+def test_what_was_donated_is_named():
+    gone = jnp.ones(3)
+    gone.delete()
+    for verb in (pt.stats, pt.find_nonfinite, pt.check_finite):
+        with pytest.raises(pt.MismatchError, match="the values of these are gone, donated or deleted"):
+            verb({"a": gone})
+
+
+def test_a_summary_of_params_that_are_not_the_nets():
+    params = nn.Dense(4).init(KEY, X)
+    for net, x in ((nn.Dense(4), jnp.ones((2, 99))), (nn.Dense(9), X)):
+        with pytest.raises(pt.MismatchError, match="summary: net, params and inputs do not fit"):
+            pt.summary(pt.bind(net, params), x)

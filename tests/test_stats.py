@@ -373,7 +373,7 @@ def test_selects_and_trees_are_checked():
     assert message(pt.BadNameError, lambda: stats(3.0)) == (
         "float is not a tree of parameters. Pass the nested dict that init returned."
     )
-    with pytest.raises(KeyError, match="c is not among a, b"):
+    with pytest.raises(pt.UnknownNameError, match="'c' is not among the 2 parameters looked at"):
         stats({"a": jnp.ones(1), "b": jnp.ones(1)})["c"]
 
 

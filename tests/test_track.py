@@ -130,8 +130,7 @@ def test_a_tied_parameter_is_recorded_once():
     assert track().init(params).names == ("embed/weight", "mean")
     assert message(pt.NoMatchError, lambda: track("head/.*").init(params)) == (
         "select 'head/.*' hits none of 2 parameters; it must match the whole name. It names only tied "
-        "places: head/weight is embed/weight. Select a tied parameter where it lives. "
-        "Pass allow_empty=True where nothing is a good answer."
+        "places: head/weight is embed/weight. Select a tied parameter where it lives."
     )
 
 

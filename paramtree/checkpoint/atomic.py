@@ -84,7 +84,7 @@ def replace_set(
 def replace_folder(path: Path, write: Callable[[Path], None]) -> None:
     """Let `write` make a directory beside `path`, flush it to the disk, and put it in the place of `path`.
 
-    No system moves a directory over another in one step that is everywhere: the old one is moved aside first.
+    No portable call replaces a directory in one step: the old one is moved aside first.
     A crash between the two moves leaves it there, where `whole_folder` finds it.
 
     Raises:

@@ -171,7 +171,7 @@ def is_key(leaf: Any) -> bool:
 
 
 def dtype_fault(dtype: Any) -> str:
-    """Say that arrays of a dtype are none of numbers; an empty text where they are.
+    """Say that arrays of a dtype hold no numbers; an empty text where they are.
 
     >>> dtype_fault(np.dtype("<U1")), dtype_fault(np.dtype("float32"))
     ('an array of <U1', '')

@@ -173,8 +173,8 @@ def settled(select: Any, rename: Any, cast: Any) -> tuple[Any, Any, Any]:
     """Read select and rules that may be iterators, which give what they hold but once.
 
     Raises:
-        SelectError: where the select is none.
-        RuleError: where the rules are none.
+        SelectError: where the select is not valid.
+        RuleError: where the rules are not valid.
     """
     return (
         None if select is None else freeze_select(select),
@@ -223,7 +223,7 @@ def _without_spare(rename: Any, contents: Contents, like: Any) -> Any:
         return rename
     _, structure = flatten_named(like)
     rules = parse_rules(rename)
-    tied = tied_names(structure)  # raises for a circle, which `follow` would run in
+    tied = tied_names(structure)
     targets = [follow(structure, rule.value)[0] if isinstance(rule.value, str) else "" for rule in rules]
     twice = {name for name, count in Counter(targets).items() if count > 1}
     several = twice.union(tied.values()).intersection(structure.position)

@@ -200,7 +200,7 @@ def remove_old(path: Path, old: str) -> None:
 
 
 def text_of(path: Path) -> str:
-    """Read an index; a file that is none, or is not there, has no text."""
+    """Read an index; a file that is no index, or is not there, has no text."""
     try:
         return path.read_text()
     except (OSError, ValueError):
@@ -208,7 +208,7 @@ def text_of(path: Path) -> str:
 
 
 def _shards_in(index_text: str) -> Iterable[str]:
-    """List the shards that an index names; a text that is none names nothing."""
+    """List the shards that an index names; a text that is no index names nothing."""
     try:
         places = json.loads(index_text)[_MAP]
         return {shard for shard in places.values() if _is_plain(shard)}

@@ -11,7 +11,7 @@ from paramtree.checkpoint.layout import join_parts, key_specs
 from paramtree.checkpoint.rawfile import FileChangedError
 from paramtree.checkpoint.stored import Stored
 from paramtree.errors import ParamTreeError
-from paramtree.select import freeze_select, matches
+from paramtree.select import freeze_select, matching_names
 
 
 class Opened(NamedTuple):
@@ -29,12 +29,9 @@ class Opened(NamedTuple):
 
     def refusals(self, select: str | None = None) -> tuple[str, ...]:
         """Say what the file holds besides, which no tree can hold."""
-        chosen = None if select is None else freeze_select(select)
-        return tuple(
-            f"{self.path!r}: {name!r} cannot be read: it is {what}."
-            for name, what in self.stored.refused.items()
-            if chosen is None or select == name or matches(chosen, name)
-        )
+        refused = self.stored.refused
+        chosen = refused if select is None else matching_names(freeze_select(select), refused)
+        return tuple(f"{self.path!r}: {name!r} cannot be read: it is {refused[name]}." for name in chosen)
 
 
 def open_file(path: str) -> Opened:

@@ -19,7 +19,7 @@ from paramtree.compare.sides import Place, Side, open_side
 from paramtree.compare.values import Gap, measure
 from paramtree.errors import ParamTreeError
 from paramtree.names import natural_name_key
-from paramtree.select import Select, apply_select, depends_on_leaves, freeze_select, matches
+from paramtree.select import Select, apply_select, depends_on_leaves, freeze_select, matching_names
 
 KINDS = ("only in a", "only in b", "renamed", "shape", "dtype", "tie", "mark", "values")
 _HEAD = ("name", "difference", "changed", "largest", "relative")
@@ -242,15 +242,13 @@ class _Comparison:
         frozen = freeze_select(select)
         hit: set[str] = set()
         for side in (self.a, self.b):
-            hit.update(name for name, leaf in side.held.items() if matches(frozen, name, leaf))
+            hit.update(matching_names(frozen, side.held))
         if not hit or not depends_on_leaves(frozen):
             apply_select({**self.b.held, **self.a.held}, select)  # raises where one hits nothing
         for side in (self.a, self.b):
-            hit |= {
-                place
-                for place, (source, _) in side.ties.items()
-                if source in hit or matches(frozen, place, side.held[source])
-            }
+            tied = {place: side.held[source] for place, (source, _) in side.ties.items()}
+            hit.update(place for place, (source, _) in side.ties.items() if source in hit)
+            hit.update(matching_names(frozen, tied))
         mine, theirs = self.a.names(), self.b.names()
         return [name for name in mine if name in hit], [name for name in theirs if name in hit]
 

@@ -33,7 +33,7 @@ class Place(NamedTuple):
     """What one side holds under a name.
 
     Attributes:
-        shape: of the array, symbols as texts; None for a leaf that is none.
+        shape: of the array, symbols as texts; None for a leaf that is not an array.
         dtype: its name; of a leaf that is no array, the leaf as Python writes it.
         tied: where the parameter lives, if this is another name of it.
         transposed: whether it is seen transposed from here.

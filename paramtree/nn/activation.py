@@ -37,7 +37,7 @@ def activation_function(activation: str | Function | None) -> Function:
     """Give the function an activation names; None is the identity.
 
     Raises:
-        ParamTreeError: for a name that is none of these, with the nearest.
+        ParamTreeError: for a name that is not one of these, with the nearest.
     """
     if activation is None:
         return lambda x: x

@@ -30,7 +30,7 @@ def MultiHeadAttention(
     `net.apply(params, x)` looks at x itself, `(params, x, memory)` at a memory (batch, time of the memory,
     any width), and `(params, x, None, mask)` or `(params, x, memory, mask)` only where the mask is True. The
     mask is boolean, of shape (T, S), (batch, T, S) or (batch, heads, T, S), for T steps that look at S; any
-    of its sizes may be 1. A step that may look at nothing gets zeros for what it sees, and so the bias of
+    of its sizes may be 1. A step whose mask is False everywhere attends to nothing: it gets the bias of
     `out`, and gives no gradient.
 
     The softmax is computed in float32, whatever the dtype.

@@ -14,14 +14,14 @@ _LAST = {1: "NWC", 2: "NHWC", 3: "NDHWC"}
 _FIRST = {1: "NCW", 2: "NCHW", 3: "NCDHW"}
 
 
-def check_size(layer: str, what: str, size: Any, least: int = 1) -> int:
-    """Give an integer of at least `least`.
+def check_size(layer: str, what: str, size: Any) -> int:
+    """Give an integer of at least 1.
 
     Raises:
         ParamTreeError: for anything else, naming the layer and the argument.
     """
-    if not _is_size(size) or size < least:
-        raise ParamTreeError(f"{layer} needs {what} to be an integer of at least {least}, and got {size!r}.")
+    if not _is_size(size) or size < 1:
+        raise ParamTreeError(f"{layer} needs {what} to be an integer of at least 1, and got {size!r}.")
     return int(size)
 
 

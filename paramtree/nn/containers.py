@@ -41,8 +41,8 @@ def Residual(*layers: Module, shortcut: Module | None = None, name: str | None =
 
     Args:
         *layers: the layers.
-        shortcut: a layer that makes what is added of the input, where the layers change its shape; its key is
-            "shortcut".
+        shortcut: a layer applied to the input before it is added, needed where the layers change its shape;
+            its key is "shortcut".
         name: its key in the parent.
 
     >>> import jax

@@ -67,7 +67,7 @@ def Conv(
     Conv(16, 3x3, stride 2, same, relu)
 
     Raises:
-        ParamTreeError: for a setting that is none, or channels that the groups do not divide.
+        ParamTreeError: for a setting that is not valid, or channels that the groups do not divide.
         MismatchError: at the call, for an input of another rank, channels that the groups do not divide, or a
             window that is larger than the padded input.
     """
@@ -122,8 +122,8 @@ def ConvTranspose(
             axis.
         padding: how much is cut off the output; also (before, after) pairs, "same" (the output has the
             input's size times the stride) or "valid" (nothing).
-        output_padding: how much the output is longer at its end, for one of the sizes that the stride rounds
-            to one.
+        output_padding: extra size at the end of the output: with a stride several input sizes give one
+            output size, and this picks among them.
         dilation: how far the window's elements lie apart.
         groups: into how many parts the channels are split, each convolved on its own.
         layout: "NHWC" for the channels at the end, "NCHW" for them after the batch, whatever the rank.
@@ -141,7 +141,7 @@ def ConvTranspose(
     Source: Zeiler, Krishnan, Taylor and Fergus, 2010, "Deconvolutional networks".
 
     Raises:
-        ParamTreeError: for a setting that is none, channels that the groups do not divide, or an output
+        ParamTreeError: for a setting that is not valid, channels that the groups do not divide, or an output
             padding not below the stride or the dilation.
         MismatchError: at the call, for an input of another rank, channels that the groups do not divide, or
             padding that leaves no output.

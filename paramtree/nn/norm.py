@@ -63,7 +63,7 @@ def BatchNorm(
     internal covariate shift.
 
     Raises:
-        ParamTreeError: for options that are none, at construction.
+        ParamTreeError: for options that are not valid, at construction.
         MismatchError: at the call, for an input without the axis; in training, with one value or none for
             each channel.
     """
@@ -126,7 +126,7 @@ def LayerNorm(
     Source: Ba, Kiros and Hinton 2016, Layer normalization.
 
     Raises:
-        ParamTreeError: for options that are none, at construction.
+        ParamTreeError: for options that are not valid, at construction.
         MismatchError: at the call, for an input without the axes.
     """
     named = check_axes("LayerNorm", axis)
@@ -167,7 +167,7 @@ def RMSNorm(
     Source: Zhang and Sennrich 2019, Root mean square layer normalization.
 
     Raises:
-        ParamTreeError: for options that are none, at construction.
+        ParamTreeError: for options that are not valid, at construction.
         MismatchError: at the call, for an input without the axes.
     """
     named = check_axes("RMSNorm", axis)
@@ -219,7 +219,7 @@ def GroupNorm(
     Source: Wu and He 2018, Group normalization.
 
     Raises:
-        ParamTreeError: for options that are none, at construction.
+        ParamTreeError: for options that are not valid, at construction.
         MismatchError: at the call, for channels that the groups do not divide, or fewer than 2 axes.
     """
     groups = check_size("GroupNorm", "groups", groups)
@@ -286,7 +286,7 @@ def InstanceNorm(
     stylization.
 
     Raises:
-        ParamTreeError: for options that are none, at construction.
+        ParamTreeError: for options that are not valid, at construction.
         MismatchError: at the call, for an input of fewer than 3 axes.
     """
     channel, eps = _check_layout("InstanceNorm", layout), _check_eps("InstanceNorm", eps)

@@ -44,7 +44,7 @@ def MaxPool(
     Array([5., 3.], dtype=float32)
 
     Raises:
-        ParamTreeError: for a setting that is none.
+        ParamTreeError: for a setting that is not valid.
         MismatchError: at the call, for an input of another rank or of what is no real number, or a window
             that is larger than the padded input.
     """
@@ -87,7 +87,7 @@ def AvgPool(
     Array([3. , 2.5], dtype=float32)
 
     Raises:
-        ParamTreeError: for a setting that is none.
+        ParamTreeError: for a setting that is not valid.
         MismatchError: at the call, for an input of another rank or of what is no real number, or a window
             that is larger than the padded input.
     """

@@ -122,7 +122,7 @@ def make_window(
     'NHWC'
 
     Raises:
-        ParamTreeError: for a setting that is none.
+        ParamTreeError: for a setting that is not valid.
     """
     rank = len(sizes) if isinstance(sizes, Sequence) else 2
     if not 1 <= rank <= 3:

@@ -300,7 +300,7 @@ class Convert:
     Convert('\\1/weight', Transpose(axes=None, back=False))
 
     Raises:
-        RuleError: where a template is not a text, or a step is none.
+        RuleError: where a template is not a text, or a step is not one.
     """
 
     def __init__(self, to: str | Sequence[str], *steps: Step) -> None:

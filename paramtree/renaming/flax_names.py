@@ -165,7 +165,7 @@ def _attention_steps(part: str, key: str, heads: int) -> tuple[Step, ...]:
 def _read_kernel(layers: Layers, block: str, keys: Mapping[str, str]) -> Iterator[Turn]:
     kernel, bias = layers.shape(block, "kernel") or (), layers.shape(block, "bias")
     if len(kernel) < 2 or (bias is not None and len(bias) != 1):
-        return  # DenseGeneral, which is none of ours
+        return  # DenseGeneral, which has no counterpart here
     steps: tuple[Step, ...] = (Transpose(),)
     if len(kernel) > 2 and (is_transposed(block) or block in layers.transposed):
         turned = (

@@ -39,7 +39,7 @@ def haiku(*, blocks: Any = None, transposed: Any = None, like: Any = None) -> Na
     which has no number there, gets 0. The keys `~` are dropped; names that are not automatic stay. Of running
     means `average` is loaded, which is what Haiku's BatchNorm uses; `hidden` and `counter` are left out.
 
-    Left as they are, and so unexpected: recurrent layers, and layers that are none of ours.
+    Left as they are, and so unexpected: recurrent layers, and layers with no counterpart here.
 
     Args:
         blocks: rules that rename blocks, which are names without their last key, as Haiku has them, and

@@ -32,8 +32,8 @@ class Measured(NamedTuple):
     Attributes:
         least: the keys of the least finite values, as `numbers.Reading` orders them.
         most: the keys of the largest.
-        counts: NaN, infinite, zero, subnormal and finite elements, then those in each bin or above it but the
-            first; in two parts, of which the first counts sixteens.
+        counts: NaN, infinite, zero, subnormal and finite elements, then for each bin but the first those in
+            it or above; each count as (count >> 4, count & 15).
         scale: the powers of two that the moments were multiplied with, so that no square overflows.
         mean: of the finite values.
         spread: the sums of the squared distances from the mean.

@@ -22,7 +22,7 @@ class Moments(NamedTuple):
         infinite: the number that are infinite.
         zero: the number that are zero.
         subnormal: the number that are too small for the full precision of the dtype.
-        mean: None, as all that follows but the bins, where nothing is finite.
+        mean: None where no element is finite; so are std, rms, least and most.
         std: the standard deviation, around the mean of all elements.
         rms: the root of the mean square.
         least: the smallest.

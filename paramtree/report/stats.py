@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from paramtree.errors import listing
+from paramtree.errors import UnknownNameError, did_you_mean
 from paramtree.report.cells import (
     bars_text,
     count_text,
@@ -91,7 +91,8 @@ class Stats:
     def __getitem__(self, name: str) -> ParamStats:
         found = next((row for row in self.rows if row.name == name), None)
         if found is None:
-            raise KeyError(f"{name} is not among {listing([row.name for row in self.rows], 6)}")
+            near = did_you_mean(name, [row.name for row in self.rows])
+            raise UnknownNameError(f"{name!r} is not among the {len(self.rows)} parameters looked at.{near}")
         return found
 
     def headline(self) -> str:

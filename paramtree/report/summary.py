@@ -9,9 +9,10 @@ import jax
 
 from paramtree import display
 from paramtree.bind import Bound
-from paramtree.errors import ParamTreeError
+from paramtree.errors import MismatchError, ParamTreeError, first_of, raise_faults
 from paramtree.module import outputs_of
 from paramtree.names import blocks_above, is_under, join
+from paramtree.nodes import resolve
 from paramtree.report.cells import (
     bytes_text,
     count_text,
@@ -33,7 +34,7 @@ from paramtree.report.summary_rows import (
 )
 from paramtree.report.values import check_gradients, check_not_traced, read_items
 from paramtree.select import Select, apply_select
-from paramtree.tree import fixed_names, is_array_like
+from paramtree.tree import fixed_names, flat_leaves, is_array_like
 
 
 class Totals(NamedTuple):
@@ -182,7 +183,8 @@ def summary(
     Raises:
         NoMatchError: where the select hits nothing.
         ParamTreeError: for inputs without a net, and a depth that is not a number from 1 up.
-        MismatchError: listing all gradients that do not fit, or are traced.
+        MismatchError: listing all gradients that do not fit, or are traced; or all parameters that the net
+            would have in another shape with these inputs.
     """
     if depth is not None and (not isinstance(depth, int) or isinstance(depth, bool) or depth < 1):
         raise ParamTreeError(f"summary: depth is a number of keys from 1 up, and not {depth!r}.")
@@ -193,6 +195,7 @@ def summary(
     flops: int | None = None
     if inputs:
         shapes, given = outputs_of(part.net, *inputs)
+        _check_fits(part, shapes)
         outputs = {join(part.path, place): each for place, each in given.items()}
         flops = _flops(part.net, shapes)
         rows = with_outputs(rows, _shown(outputs, part.path, rows, select))
@@ -286,6 +289,20 @@ def _shown(
         return shown
     above = {block for row in rows for block in blocks_above(row.name)}
     return {place: given for place, given in shown.items() if place in above}
+
+
+def _check_fits(part: _Part, shapes: Sequence[Any]) -> None:
+    """Raise where the parameters are not those that the net has with these inputs."""
+    held = flat_leaves(resolve(part.params))
+    faults: list[str] = []
+    for name, spec in flat_leaves(part.net.specs(*shapes)).items():
+        leaf = held.get(join(part.path, name))
+        sizes = zip(spec.shape, getattr(leaf, "shape", spec.shape), strict=False)
+        known = [pair for pair in sizes if all(isinstance(size, int) for size in pair)]
+        if len(spec.shape) != len(getattr(leaf, "shape", spec.shape)) or any(a != b for a, b in known):
+            needs, got = display.shape_text(spec.shape), display.shape_text(leaf.shape)
+            faults.append(f"{join(part.path, name)} is of shape {got}, and the net needs {needs}")
+    raise_faults(MismatchError, "summary: net, params and inputs do not fit:", first_of(faults))
 
 
 def _flops(net: Any, shapes: Sequence[Any]) -> int | None:

@@ -116,7 +116,7 @@ class Tracker:
 
         Raises:
             UnknownNameError: listing every recorded name that the tree does not hold.
-            MismatchError: listing every one that holds no numbers, or for a step or record that is none.
+            MismatchError: listing every one that holds no numbers, or for a step or record that is not valid.
         """
         if not isinstance(record, Record):
             raise MismatchError(f"track: update takes a Record first, and got a {type(record).__name__}.")

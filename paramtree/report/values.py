@@ -16,8 +16,9 @@ import numpy as np
 from paramtree.checkpoint.layout import dtype_fault, is_narrowed
 from paramtree.checkpoint.tensors import array_of, is_tensor
 from paramtree.display import shape_text
-from paramtree.errors import MismatchError, listing, raise_faults
+from paramtree.errors import MismatchError, first_of, listing, raise_faults
 from paramtree.names import untyped_jax
+from paramtree.nodes import tied_names
 from paramtree.report.rows import LARGE, Kind, Rows, batches, lay_out
 from paramtree.select import Select, apply_select
 from paramtree.tree import is_array, is_array_like
@@ -51,15 +52,25 @@ def read_items(tree: Any, select: Select | None = None) -> list[Item]:
 
     Raises:
         NoMatchError: where the select hits nothing.
+        TieError: where a tie is broken.
+        MismatchError: listing arrays whose values were donated.
     """
     found = apply_select(tree, select)
     structure = found.structure
+    tied_names(structure)  # raises where a tie is broken
     leaves = [(structure.names[at], found.leaves[structure.indices[at]]) for at in found.places]
+    gone = [name for name, leaf in leaves if isinstance(leaf, jax.Array) and _is_deleted(leaf)]
+    headline = "the values of these are gone, donated or deleted; look at what the step returned:"
+    raise_faults(MismatchError, headline, first_of(gone))
     return [
         _jax_item(name, leaf) if isinstance(leaf, jax.Array) else _item(name, leaf)
         for name, leaf in leaves
         if isinstance(leaf, jax.Array) or is_array_like(leaf) or not callable(leaf)
     ]
+
+
+def _is_deleted(array: jax.Array) -> bool:
+    return not is_traced(array) and array.is_deleted()
 
 
 def _jax_item(name: str, array: jax.Array) -> Item:

@@ -29,7 +29,7 @@ def shardings(params: Any, /, mesh: Mesh | AbstractMesh, rules: Rules) -> Any:
 
     Raises:
         RuleError: listing all that does not fit.
-        ParamTreeError: where the mesh is none.
+        ParamTreeError: where it is not a mesh.
     """
     return plan_sharding(params, mesh, rules).shardings()
 
@@ -52,7 +52,7 @@ def shard(params: Any, /, mesh: Mesh, rules: Rules) -> Any:
     Raises:
         RuleError: listing all that does not fit.
         MismatchError: listing every array that JAX would narrow.
-        ParamTreeError: where the mesh is none, or has no devices.
+        ParamTreeError: where it is not a mesh, or has no devices.
     """
     if isinstance(mesh, AbstractMesh):
         raise ParamTreeError("shard: an AbstractMesh has no devices; jax.make_mesh gives one that has.")

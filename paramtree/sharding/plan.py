@@ -48,7 +48,11 @@ class Placement(NamedTuple):
     def to_dict(self) -> dict[str, Any]:
         """Give all of it as JSON can hold it."""
         shape = None if self.shape is None else [n if isinstance(n, int) else str(n) for n in self.shape]
-        spec = None if self.spec is None else [each if each is None else str(each) for each in self.spec]
+        spec = (
+            self.spec
+            if self.spec is None
+            else [list(each) if isinstance(each, tuple) else each for each in self.spec]
+        )
         return {**self._asdict(), "shape": shape, "spec": spec, "faults": list(self.faults)}
 
 
@@ -158,7 +162,7 @@ def plan_sharding(params: Any, /, mesh: Mesh | AbstractMesh, rules: Rules) -> Sh
     dense0/bias    float32[256]     replicated        4  1.00 KiB    1.00 KiB
 
     Raises:
-        ParamTreeError: where the mesh is none.
+        ParamTreeError: where it is not a mesh.
         RuleError: where the rules are no pairs.
     """
     if not isinstance(mesh, Mesh | AbstractMesh):

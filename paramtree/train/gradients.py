@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from paramtree import display
-from paramtree.errors import MismatchError, raise_faults
+from paramtree.errors import MismatchError, first_of, raise_faults
 from paramtree.names import Structure, structure_of, untyped_jax
 from paramtree.nodes import Fixed
 from paramtree.select import Rule
@@ -85,15 +85,17 @@ class Task:
             part, number = given
             key_now = None if key is None else jax.random.fold_in(key, number)
             (loss, (statistics, aux)), gradients = function(learned, statistics, part, key_now)
-            return (statistics, *jax.tree.map(jnp.add, sums, [loss, gradients])), aux
+            return (statistics, *jax.tree.map(_added, sums, [loss, gradients])), aux
 
         parts = _split(batch, self.accumulate)
         one = jax.tree.map(lambda each: each[0], parts)
         loss = untyped_jax.eval_shape(loss_of, learned, first, one, key)[0]
-        zeros = (first, jnp.zeros((), loss.dtype), jax.tree.map(jnp.zeros_like, learned))
+        zeros = (first, _wide_zeros(loss), [_wide_zeros(each) for each in learned])
         (statistics, *sums), aux = jax.lax.scan(body, zeros, (parts, jnp.arange(self.accumulate)))
-        loss, gradients = jax.tree.map(lambda total: total / self.accumulate, sums)
-        return Results(loss, statistics, aux, gradients)
+        means = jax.tree.map(
+            lambda total, like: (total / self.accumulate).astype(like.dtype), sums, [loss, learned]
+        )
+        return Results(means[0], statistics, aux, means[1])
 
     def _loss(self, leaves: list[Any], places: Places, batch: Any, key: Any) -> Any:
         params = places.structure.treedef.unflatten(leaves)
@@ -101,7 +103,7 @@ class Task:
         loss, after, aux = self._outputs(self.loss_fn(*(seen, batch, *([] if key is None else [key]))))
         _check_loss(loss)
         old = [leaves[index] for index in places.statistics]
-        return loss, (_new_statistics(after, places, old) if self.has_state else old, aux)
+        return jnp.asarray(loss), (_new_statistics(after, places, old) if self.has_state else old, aux)
 
     def _outputs(self, out: Any) -> tuple[Any, Any, Any]:
         """Read what the loss function returns: the loss, new params and aux."""
@@ -114,6 +116,15 @@ class Task:
                 f"train_step: the loss function is to return ({returns}), and returned {_kind(out)}."
             )
         return out[0], out[1] if self.has_state else None, out[-1] if self.has_aux else None
+
+
+def _wide_zeros(like: Any) -> Any:
+    # in 8 bits of precision a sum of 256 equal parts does not grow any more
+    return jnp.zeros(like.shape, jnp.float32 if jnp.finfo(like.dtype).bits < 32 else like.dtype)
+
+
+def _added(total: Any, new: Any) -> Any:
+    return total + new.astype(total.dtype)
 
 
 def _replaced(
@@ -151,8 +162,17 @@ def _new_statistics(after: Any, places: Places, old: Sequence[Any]) -> list[Any]
         headline = (
             "train_step: the params that the loss function returns have another structure than those it got:"
         )
-        raise_faults(MismatchError, headline, faults[:10] or ["their ties or fixed marks differ"])
-    return [leaves[index].astype(was.dtype) for index, was in zip(places.statistics, old, strict=True)]
+        raise_faults(MismatchError, headline, first_of(faults) or ["their ties or fixed marks differ"])
+    new = [jnp.asarray(leaves[index]) for index in places.statistics]
+    name_of = dict(zip(places.structure.indices, places.structure.names, strict=True))
+    faults = [
+        f"{name_of[index]} has shape {display.shape_text(was.shape)}, and comes back with "
+        f"{display.shape_text(now.shape)}"
+        for index, was, now in zip(places.statistics, old, new, strict=True)
+        if was.shape != now.shape
+    ]
+    raise_faults(MismatchError, "train_step: these running statistics change their shape:", first_of(faults))
+    return [now.astype(was.dtype) for was, now in zip(old, new, strict=True)]
 
 
 def _split(batch: Any, count: int) -> Any:

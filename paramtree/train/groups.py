@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from paramtree import display
-from paramtree.errors import MismatchError, NoMatchError, RuleError, listing, raise_faults
+from paramtree.errors import MismatchError, NoMatchError, RuleError, first_of, listing, raise_faults
 from paramtree.names import natural_name_key, structure_of
 from paramtree.nodes import Fixed
 from paramtree.select import Rule, Rules, describe_select, match_rules, parse_rules
@@ -22,8 +22,6 @@ from paramtree.tree import fixed_names, flat_leaves
 
 if TYPE_CHECKING:
     import optax
-
-_SHOWN = 10  # faults of one kind that are listed
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=("inner",), meta_fields=("groups", "frozen"))
@@ -281,9 +279,8 @@ def _check_state(state: Any, groups: Sequence[_Group], frozen: Sequence[str]) ->
         for name in sorted(now.keys() | then.keys(), key=natural_name_key)
         if now.get(name) != then.get(name)
     ]
-    shown = [*faults[:_SHOWN], f"and {len(faults) - _SHOWN} more"] if len(faults) > _SHOWN else faults
     headline = "group_optimizers: the state is that of another tree, or other rules; make it anew by init:"
-    raise_faults(MismatchError, headline, shown)
+    raise_faults(MismatchError, headline, first_of(faults))
 
 
 def _check_gradients(updates: Any, params: Any) -> None:
@@ -297,8 +294,8 @@ def _check_gradients(updates: Any, params: Any) -> None:
         for name, shape in wanted.items()
         if found.get(name, shape) != shape
     ]
-    shown = [*faults[:_SHOWN], f"and {len(faults) - _SHOWN} more"] if len(faults) > _SHOWN else faults
-    raise_faults(MismatchError, "group_optimizers: these gradients are not of these parameters:", shown)
+    headline = "group_optimizers: these gradients are not of these parameters:"
+    raise_faults(MismatchError, headline, first_of(faults))
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from paramtree import display
 from paramtree.draw import check_random_key
-from paramtree.errors import MismatchError, ParamTreeError, raise_faults
+from paramtree.errors import MismatchError, ParamTreeError, first_of, raise_faults
 from paramtree.names import untyped_jax
 from paramtree.select import Rules, parse_rules
 from paramtree.ties import is_concrete
@@ -65,7 +65,7 @@ class TrainStep:
             TieError: listing every array that stands under two names.
             MismatchError: listing all that is trained and no array of floats, all that JAX would narrow;
                 and where packed parameters meet an optimiser that looks at whole ones.
-            ParamTreeError: where the key is none.
+            ParamTreeError: where the key is not one of `jax.random`.
         """
         if key is not None:
             check_random_key(key)
@@ -161,8 +161,9 @@ class TrainStep:
 
 def _run(step: TrainStep, state: TrainState, batch: Any, many: bool) -> tuple[TrainState, Any]:
     stopped: Any = state.stopped
-    # known only where the last step has ended: waiting for it would leave the device without work
-    if is_concrete(stopped) and stopped.is_ready() and bool(stopped):
+    # known only where the last step has ended: waiting for it would leave the device without work. Several
+    # processes wait, as all of them must take the next step, or none
+    if is_concrete(stopped) and (stopped.is_ready() or not stopped.is_fully_addressable) and bool(stopped):
         raise ParamTreeError(
             f"train_step: after step {int(state.step)} a loss or gradient was not finite. This state is the "
             "last good one: save it, look at it, or go on with other batches from "
@@ -244,7 +245,7 @@ def _check_opt_state(optimizer: Any, part: Any, opt_state: Any) -> None:
     headline = (
         "train_step: the optimiser's state is not that of what is trained here; make it with step.init:"
     )
-    raise_faults(MismatchError, headline, faults[:10] or ["its containers are of other types"])
+    raise_faults(MismatchError, headline, first_of(faults) or ["its containers are of other types"])
 
 
 def _shapes(opt_state: Any) -> dict[str, str]:
@@ -319,7 +320,7 @@ def train_step(
     Raises:
         RuleError: where a value of `ema` is no decay, or one of `precision` no dtype.
         MismatchError: where `accumulate` is not a number from 1 up.
-        ParamTreeError: where the optimiser is none.
+        ParamTreeError: where the optimiser is not one of optax.
     """
     if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
         raise ParamTreeError(f"train_step: takes an optax optimiser, and got {optimizer!r}.")
