@@ -570,8 +570,9 @@ def _sharding_faults(name: str, spec: ParamSpec, sharding: Any) -> list[str]:
         return [f"{name}: {sharding!r} is not a sharding"]
     if isinstance(getattr(sharding, "mesh", None), jax.sharding.AbstractMesh):
         return [f"{name}: its mesh is an AbstractMesh, which has no devices"]
-    if len(getattr(sharding, "spec", ())) > len(spec.shape):
-        return [f"{name} of shape {display.shape_text(spec.shape)}: {sharding.spec} is for more axes"]
+    axes: Any = getattr(sharding, "spec", ())
+    if len(axes) > len(spec.shape):
+        return [f"{name} of shape {display.shape_text(spec.shape)}: {axes} is for more axes"]
     try:
         sharding.shard_shape(spec.shape)
     except ValueError as error:

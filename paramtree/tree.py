@@ -267,7 +267,8 @@ def update(params: Any, values: Mapping[str, Any], /) -> Any:
     for name, value in values.items():
         index = indices[position[name]]
         old = leaves[index]
-        new = leaves[index] = value(old) if callable(value) else value
+        new: Any = value(old) if callable(value) else value
+        leaves[index] = new
         if not _alike(old, new):
             faults += value_faults(name, old, new)
         elif getattr(new, "weak_type", False) and not getattr(old, "weak_type", False):

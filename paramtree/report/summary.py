@@ -296,12 +296,12 @@ def _check_fits(part: _Part, shapes: Sequence[Any]) -> None:
     held = flat_leaves(resolve(part.params))
     faults: list[str] = []
     for name, spec in flat_leaves(part.net.specs(*shapes)).items():
-        leaf = held.get(join(part.path, name))
-        sizes = zip(spec.shape, getattr(leaf, "shape", spec.shape), strict=False)
-        known = [pair for pair in sizes if all(isinstance(size, int) for size in pair)]
-        if len(spec.shape) != len(getattr(leaf, "shape", spec.shape)) or any(a != b for a, b in known):
-            needs, got = display.shape_text(spec.shape), display.shape_text(leaf.shape)
-            faults.append(f"{join(part.path, name)} is of shape {got}, and the net needs {needs}")
+        place = join(part.path, name)
+        needs, found = spec.shape, getattr(held.get(place), "shape", spec.shape)
+        known = all(isinstance(size, int) for size in (*needs, *found))
+        if len(needs) != len(found) or (known and needs != found):
+            shapes_text = f"{display.shape_text(found)}, and the net needs {display.shape_text(needs)}"
+            faults.append(f"{place} is of shape {shapes_text}")
     raise_faults(MismatchError, "summary: net, params and inputs do not fit:", first_of(faults))
 
 

@@ -48,11 +48,9 @@ class Placement(NamedTuple):
     def to_dict(self) -> dict[str, Any]:
         """Give all of it as JSON can hold it."""
         shape = None if self.shape is None else [n if isinstance(n, int) else str(n) for n in self.shape]
-        spec = (
-            self.spec
-            if self.spec is None
-            else [list(each) if isinstance(each, tuple) else each for each in self.spec]
-        )
+        spec = None
+        if self.spec is not None:
+            spec = [list(axes) if isinstance(axes, tuple) else axes for axes in self.spec]
         return {**self._asdict(), "shape": shape, "spec": spec, "faults": list(self.faults)}
 
 
