@@ -503,3 +503,15 @@ def test_a_summary_of_params_that_are_not_the_nets():
     for net, x in ((nn.Dense(4), jnp.ones((2, 99))), (nn.Dense(9), X)):
         with pytest.raises(pt.MismatchError, match="summary: net, params and inputs do not fit"):
             pt.summary(pt.bind(net, params), x)
+
+
+def test_arrays_on_explicit_axes_are_looked_at_where_they_lie():
+    from jax.sharding import NamedSharding, PartitionSpec
+
+    mesh = jax.make_mesh((2, 2), ("x", "y"), devices=jax.devices()[:4])
+    values = jnp.arange(256.0).reshape(4, 8, 8).at[1, 2, 3].set(jnp.nan)
+    wanted = pt.find_nonfinite({"w": values})
+    for spec in (PartitionSpec("x", "y"), PartitionSpec(None, ("x", "y")), PartitionSpec()):
+        params = {"w": jax.device_put(values, NamedSharding(mesh, spec))}
+        assert pt.find_nonfinite(params).to_dict() == wanted.to_dict()
+        assert pt.stats(params)["w"].values.nan == 1

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
 
 from paramtree.checkpoint.layout import dtype_fault, is_narrowed
 from paramtree.checkpoint.tensors import array_of, is_tensor
@@ -200,6 +201,7 @@ def launch(
         many: for small arrays in common rows; gives a result for each of the `Rows`.
         one: for a large array, or one that is spread over devices, as its second argument says.
     """
+    arrays = [_on_auto_axes(each) if isinstance(each, jax.Array) else each for each in arrays]
     places = [_place_of(each.sharding) if isinstance(each, jax.Array) else _HOST for each in arrays]
     kinds = [
         Kind(place.device, read_dtype(array.dtype)[0], array.size)
@@ -214,6 +216,16 @@ def launch(
         rows = [lay_out(tuple(kinds[at].size for at in group)) for group in groups]
         found += zip(groups, many(tuple(arrays[at] for at in positions), rows), strict=True)
     return list(zip((at for at, _ in found), jax.device_get([each for _, each in found]), strict=True))
+
+
+def _on_auto_axes(array: jax.Array) -> jax.Array:
+    """Give an array whose mesh has Explicit axes on a mesh of Auto axes, without a copy."""
+    sharding = array.sharding
+    if not isinstance(sharding, NamedSharding) or AxisType.Explicit not in sharding.mesh.axis_types:
+        return array
+    devices: Any = sharding.mesh.devices
+    mesh = Mesh(devices, sharding.mesh.axis_names)
+    return jax.device_put(array, NamedSharding(mesh, sharding.spec))
 
 
 def sixteens(parts: tuple[Any, Any]) -> np.ndarray[Any, Any]:
