@@ -4,7 +4,7 @@ So adding, removing or reordering other parameters changes no value, and neither
 one initialiser, shape and dtype are drawn together, in one compiled program.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from hashlib import blake2b
@@ -489,16 +489,16 @@ def parse_init(init: Any) -> Any:
     return parse_rules(init) if are_rules(init) else init
 
 
-def choose(init: Any, name: str, spec: ParamSpec, fixed: bool) -> Any:
+def choose(init: Any, name: str, spec: ParamSpec, fixed: bool, names: Container[str] = ()) -> Any:
     """Give the initialiser of one parameter: an explicit rule, else its layer's own, else the default.
 
-    `init` has been through `parse_init`.
+    `init` has been through `parse_init`; `names` are those of the tree, as far as they are known.
     """
     if isinstance(init, Load):
         return init
     if are_rules(init):
         for rule in init:
-            if spells_out(rule.select, name) or (not fixed and matches(rule.select, name, spec)):
+            if spells_out(rule.select, name) or (not fixed and matches(rule.select, name, spec, names)):
                 return rule.value
     return _unless_ruled(init, spec)
 

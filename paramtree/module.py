@@ -5,7 +5,7 @@ A `Module` wraps `call(scope, *inputs)`. To *init* is to run it while it says wh
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, cast
@@ -16,11 +16,21 @@ import jax.numpy as jnp
 from jax.core import Tracer
 
 from paramtree import display
-from paramtree.draw import NEEDS_VALUES, ParamSpec, check_random_key, choose, draw, materialize, parse_init
+from paramtree.draw import (
+    NEEDS_VALUES,
+    ParamSpec,
+    are_rules,
+    check_random_key,
+    choose,
+    draw,
+    materialize,
+    parse_init,
+)
 from paramtree.errors import MismatchError, ParamTreeError, TieError
 from paramtree.names import check_key, join, nest, untyped_jax
 from paramtree.run import Applying, Declaring
 from paramtree.scope import Keys, Scope, call_layer
+from paramtree.select import spells_out
 from paramtree.tree import update
 
 Call = Callable[..., Any]
@@ -353,9 +363,18 @@ def _find_specs(net: Module, inputs: tuple[Any, ...], key: Any, init: Any) -> An
                 f"{net.title} decides by values in Python, so its parameters cannot be found from shapes "
                 "alone. Pass arrays, outside of jit and vmap; or use jax.lax.cond or jax.lax.while_loop."
             ) from error
-        value = partial(_draw_one, jax.random.key(0) if key is None else key, init)
-        found = _declare(net, shapes, value)
+        found = _declare_by_values(net, shapes, jax.random.key(0) if key is None else key, init)
     return nest(found)
+
+
+def _declare_by_values(net: Module, inputs: tuple[Any, ...], key: jax.Array, init: Any) -> dict[str, Any]:
+    """Find what a net wants that decides by values: it sees each parameter as it will be drawn."""
+    found = _declare(net, inputs, partial(_draw_one, key, init, ()))
+    dotted = [name for name in found if re.escape(name) != name]
+    if not are_rules(init) or not any(spells_out(rule.select, name) for rule in init for name in dotted):
+        return found
+    # such a rule means that one name alone, and was taken for a pattern while the names were not known
+    return _declare(net, inputs, partial(_draw_one, key, init, found))
 
 
 def _declare(net: Module, inputs: tuple[Any, ...], value: Any) -> dict[str, Any]:
@@ -369,8 +388,10 @@ def _declare_once(net: Module, inputs: tuple[Any, ...], value: Any, moved: dict[
     return run
 
 
-def _draw_one(key: jax.Array, init: Any, name: str, spec: ParamSpec, fixed: bool) -> Any:
-    return draw(key, {name: replace(spec, init=choose(init, name, spec, fixed))})[name]
+def _draw_one(
+    key: jax.Array, init: Any, names: Container[str], name: str, spec: ParamSpec, fixed: bool
+) -> Any:
+    return draw(key, {name: replace(spec, init=choose(init, name, spec, fixed, names))})[name]
 
 
 def _is_concrete(value: object) -> bool:

@@ -8,7 +8,7 @@ raises, and so do rules that are unused, shadowed, or leave a parameter uncovere
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import chain, combinations
 from typing import Any, NamedTuple, TypeGuard, cast
@@ -142,19 +142,19 @@ def depends_on_leaves(select: Any) -> bool:
     return callable(select)
 
 
-def matches(select: Any, name: str, leaf: Any = None) -> bool:
-    """Tell whether a select hits one parameter.
+def matches(select: Any, name: str, leaf: Any = None, names: Container[str] = ()) -> bool:
+    """Tell whether a select hits one parameter; one that is itself among the tree's names means that alone.
 
-    >>> matches(("embed/.*", ".*bias"), "dense0/bias")
-    True
+    >>> matches(("embed/.*", ".*bias"), "dense0/bias"), matches("w.1", "wx1", names=["w.1", "wx1"])
+    (True, False)
     """
     if isinstance(select, str):
-        return re.fullmatch(select, name) is not None
+        return select == name or (select not in names and re.fullmatch(select, name) is not None)
     if _is_pattern(select):
         return select.fullmatch(name) is not None
     if callable(select):
         return bool(select(name, leaf))
-    return any(matches(each, name, leaf) for each in select)
+    return any(matches(each, name, leaf, names) for each in select)
 
 
 def matching_names(select: Any, held: Mapping[str, Any]) -> list[str]:
@@ -163,12 +163,7 @@ def matching_names(select: Any, held: Mapping[str, Any]) -> list[str]:
     >>> matching_names("w.1", {"w.1": 0, "wx1": 0}), matching_names("w.*", {"w.1": 0, "wx1": 0})
     (['w.1'], ['w.1', 'wx1'])
     """
-    if _is_several(select):
-        hit = {name for each in select for name in matching_names(each, held)}
-        return [name for name in held if name in hit]
-    if isinstance(select, str) and select in held:
-        return [select]
-    return [name for name, leaf in held.items() if matches(select, name, leaf)]
+    return [name for name, leaf in held.items() if matches(select, name, leaf, held)]
 
 
 def held_leaves(tree: Any) -> list[Any]:

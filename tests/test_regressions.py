@@ -112,6 +112,18 @@ def test_rules_from_an_iterator_serve_an_eager_net_too():
     assert (params["w"] == 1).all()
 
 
+def test_a_rule_that_is_a_name_means_that_one_alone_in_an_eager_net_too():
+    @pt.module
+    def Branching(scope, x):
+        first, second = scope.param("w.1", (1,)), scope.param("wx1", (1,))
+        return x * first if second[0] > 0.5 else x * scope.param("other", (1,))
+
+    rules = {"w.1": init.Ones(), ".*": init.Zeros()}
+    params = Branching.init(KEY, jnp.ones(1), init=rules)
+    assert pt.names(params) == ["other", "w.1", "wx1"]
+    assert Branching.apply(params, jnp.ones(1)) == 0
+
+
 def test_what_a_caller_does_to_a_result_stays_in_it():
     params = {"a": {"w": jnp.ones(1)}, "b": pt.Alias("a")}
     pt.collect_params(params).tied["evil"] = "x"
