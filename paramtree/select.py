@@ -315,6 +315,29 @@ def parse_rules(rules: Any) -> list[Rule]:
     return parsed
 
 
+def numbered(rules: Iterable[Rule]) -> list[Rule]:
+    """Give the same rules with their numbers as their values, to learn which of them wins.
+
+    >>> numbered(parse_rules({"embed/.*": "adam", ".*": "sgd"}))
+    [Rule(select='embed/.*', value=0), Rule(select='.*', value=1)]
+    """
+    return [Rule(rule.select, number) for number, rule in enumerate(rules)]
+
+
+def check_rules(rules: Iterable[Rule], fits: Callable[[Rule], bool], headline: str) -> None:
+    """Check that every rule is one that a verb takes.
+
+    Raises:
+        RuleError: listing under the headline all that are not.
+    """
+    faults = [
+        f"rule {number} {describe_select(rule.select)}: {rule.value!r}"
+        for number, rule in enumerate(rules)
+        if not fits(rule)
+    ]
+    raise_faults(RuleError, headline, faults)
+
+
 def apply_rules(
     tree: Any,
     rules: Any,

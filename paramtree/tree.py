@@ -21,7 +21,6 @@ from paramtree.errors import (
     HINTED,
     BadNameError,
     MismatchError,
-    RuleError,
     UnknownNameError,
     did_you_mean,
     listing,
@@ -61,8 +60,9 @@ from paramtree.select import (
     Select,
     apply_rules,
     apply_select,
-    describe_select,
+    check_rules,
     expand_template,
+    numbered,
     parse_rules,
 )
 
@@ -395,12 +395,7 @@ def check_cast_rules(rules: Sequence[Rule]) -> Sequence[Rule]:
     Raises:
         RuleError: listing every rule whose value is not a dtype.
     """
-    bad = [
-        f"rule {number} {describe_select(rule.select)}: {rule.value!r}"
-        for number, rule in enumerate(rules)
-        if not _is_dtype(rule.value)
-    ]
-    raise_faults(RuleError, "cast: the values of these rules are not dtypes:", bad)
+    check_rules(rules, lambda rule: _is_dtype(rule.value), "cast: the values of these rules are not dtypes:")
     return rules
 
 
@@ -611,13 +606,13 @@ def rename(params: dict[str, Any], rules: Mapping[str, str], /) -> dict[str, Any
     """
     leaves, structure = flatten_named(params)
     parsed = tuple(parse_rules(rules))
-    faults = [
-        f"rule {number} {describe_select(rule.select)}: {rule.value!r}"
-        for number, rule in enumerate(parsed)
-        if type(rule.select) not in (str, re.Pattern) or not isinstance(rule.value, str)
-    ]
-    raise_faults(RuleError, "rename: takes pattern -> template, both texts; these rules are not:", faults)
+    headline = "rename: takes pattern -> template, both texts; these rules are not:"
+    check_rules(parsed, lambda rule: _is_text(rule.select) and isinstance(rule.value, str), headline)
     return _rename_plan(structure, parsed).build(leaves)
+
+
+def _is_text(select: object) -> bool:
+    return isinstance(select, str | re.Pattern)
 
 
 @lru_cache(maxsize=64)
@@ -660,9 +655,9 @@ def _renamed(target: str, new: dict[str, str]) -> str:
 
 
 def _new_names(names: list[str], rules: tuple[Rule, ...]) -> dict[str, str]:
-    numbered = [(rule.select, rule) for rule in rules]
-    _, structure, winners = apply_rules(dict.fromkeys(names, 0), numbered, default=None)
+    _, structure, winners = apply_rules(dict.fromkeys(names, 0), numbered(rules), default=None)
+    by_name: dict[str, int | None] = dict(zip(structure.names, winners, strict=True))
     return {
-        name: name if rule is None else expand_template(rule.select, name, rule.value)
-        for name, rule in zip(structure.names, winners, strict=True)
+        name: name if at is None else expand_template(rules[at].select, name, rules[at].value)
+        for name, at in by_name.items()
     }
