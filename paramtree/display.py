@@ -73,7 +73,8 @@ def block_text(title: str, lines: Iterable[str]) -> str:
       Parameter dense0/bias (shape=(10,), dtype=float32)
     )
     """
-    return "\n".join([f"{title} (", *(f"  {line}" for line in elide(list(lines))), ")"])
+    shown = [f"  {_printable(line)}" for line in elide(list(lines))]
+    return "\n".join([f"{_printable(title)} (", *shown, ")"])
 
 
 def terminal_width() -> int:

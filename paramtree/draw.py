@@ -625,9 +625,11 @@ def reinit(key: jax.Array, params: Any, rules: Rules, /) -> Any:
     ruled = zip(structure.names, structure.indices, values, strict=True)
     chosen = {name: (index, value) for name, index, value in ruled if value is not _UNSET}
     faults = [
-        f"{name} is {leaves[at]!r}" for name, (at, _) in chosen.items() if not is_array_like(leaves[at])
+        f"{name} is {display.shape_dtype(leaves[at])}"
+        for name, (at, _) in chosen.items()
+        if not is_array_like(leaves[at]) or jnp.issubdtype(leaves[at].dtype, jax.dtypes.extended)
     ]
-    raise_faults(MismatchError, "reinit: these are not arrays:", faults)
+    raise_faults(MismatchError, "reinit: these are not arrays of numbers:", faults)
     specs = {
         name: ParamSpec(tuple(leaves[at].shape), leaves[at].dtype, value)
         for name, (at, value) in chosen.items()

@@ -30,7 +30,7 @@ from paramtree.select import (
     matching_names,
     spells_out,
 )
-from paramtree.tree import fixed_names, flat_leaves, flatten, is_array_like
+from paramtree.tree import fixed_names, flat_leaves, flatten, is_array
 
 
 def tie(params: dict[str, Any], ties: Mapping[str, str | Alias], /) -> dict[str, Any]:
@@ -195,8 +195,8 @@ def find_tied(tree: Any, /) -> dict[str, str]:
     first: dict[Any, str] = {}
     found: dict[str, str] = {}
     for name, leaf in leaves.items():
-        if not is_array_like(leaf):
-            continue
+        if not is_array(leaf):
+            continue  # a stand-in has no buffer, and one may stand for many arrays
         source = first.setdefault(_buffer(leaf), name)
         if source != name:
             found[name] = source

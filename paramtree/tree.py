@@ -269,8 +269,8 @@ def update(params: Any, values: Mapping[str, Any], /) -> Any:
         old = leaves[index]
         new: Any = value(old) if callable(value) else value
         leaves[index] = new
-        if not _alike(old, new):
-            faults += value_faults(name, old, new)
+        if not _alike(old, new) and (unfit := value_faults(name, old, new)):
+            faults += unfit
         elif getattr(new, "weak_type", False) and not getattr(old, "weak_type", False):
             leaves[index] = lax.convert_element_type(new, old.dtype)  # a compiled function knows it again
     raise_faults(MismatchError, "update: these values do not fit:", faults)
