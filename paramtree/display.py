@@ -47,14 +47,14 @@ def shape_text(shape: Sequence[Any]) -> str:
     return f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"
 
 
-def parameter_line(name: str, leaf: Any, fixed: bool = False) -> str:
-    """Write one parameter on one line.
+def parameter_line(name: str, leaf: Any, kind: str = "Parameter") -> str:
+    """Write one parameter on one line; its kind is "Parameter", "Constant" or "Frozen".
 
     >>> import numpy as np
     >>> parameter_line("dense0/bias", np.zeros(10, np.float32))
     'Parameter dense0/bias (shape=(10,), dtype=float32)'
     """
-    return f"{'Constant' if fixed else 'Parameter'} {name} ({shape_dtype(leaf)})"
+    return f"{kind} {name} ({shape_dtype(leaf)})"
 
 
 def elide(lines: Sequence[str]) -> list[str]:

@@ -46,6 +46,7 @@ from paramtree.names import (
 from paramtree.nodes import (
     Alias,
     Fixed,
+    Frozen,
     gather_aliases,
     is_node,
     resolve,
@@ -70,8 +71,8 @@ from paramtree.select import (
 class ParamDict(dict[str, Any]):
     """Parameters by name, in natural order: a dict, a pytree, and what the chapter prints.
 
-    Made by `collect_params`. It shows tied places and constants too, when it comes from a tree that has
-    them; these notes are for the eye, and do not pass through `jit` or `jax.tree.map`.
+    Made by `collect_params`. It shows tied places too, constants, and what `freeze` has fixed, when it comes
+    from a tree that has them; these notes are for the eye, and do not pass through `jit` or `jax.tree.map`.
 
     >>> collect_params({"dense0": {"weight": jnp.ones((2, 3)), "bias": jnp.ones(2)}})
     dense0 (
@@ -82,6 +83,7 @@ class ParamDict(dict[str, Any]):
 
     title: str = ""
     fixed: frozenset[str] = frozenset()
+    frozen: frozenset[str] = frozenset()  # of those, what `freeze` has fixed
     tied: Mapping[str, str] = MappingProxyType({})
 
     def __repr__(self) -> str:
@@ -93,16 +95,21 @@ class ParamDict(dict[str, Any]):
         blocks = {name.rpartition("/")[0] for name in self}
         return (blocks.pop() if len(blocks) == 1 else "") or "params"
 
+    def _kind(self, name: str) -> str:
+        if name not in self.fixed:
+            return "Parameter"
+        return "Frozen" if name in self.frozen else "Constant"
+
     def _lines(self) -> Iterator[tuple[Any, str]]:
         for name, leaf in self.items():
-            yield natural_name_key(name), display.parameter_line(name, leaf, name in self.fixed)
+            yield natural_name_key(name), display.parameter_line(name, leaf, self._kind(name))
         for place, target in self.tied.items():
             yield natural_name_key(place), f"{place} -> {target}"
 
     def to_html(self) -> str:
         """Write the parameters as an HTML table, as a notebook shows them."""
         rows = [
-            (name, *_shape_and_dtype(leaf), "constant" if name in self.fixed else "")
+            (name, *_shape_and_dtype(leaf), self._kind(name).lower() if name in self.fixed else "")
             for name, leaf in self.items()
         ]
         rows += [(place, "", "", f"tied to {target}") for place, target in self.tied.items()]
@@ -160,7 +167,7 @@ def collect_params(params: Any, /, select: Select | None = None, *, allow_empty:
     names, pick = _chosen(found.structure, found.places)
     collected = ParamDict(names)  # a copy has its final size: filling it is faster than growing it
     collected.update(zip(names, pick(found.leaves), strict=True))
-    collected.fixed, tied = _notes(found.structure, select is None)
+    collected.fixed, collected.frozen, tied = _notes(found.structure, select is None)
     collected.tied = dict(tied)  # a copy: the notes are kept for the next call
     return collected
 
@@ -172,9 +179,11 @@ def _chosen(structure: Structure, places: tuple[int, ...]) -> tuple[dict[str, No
 
 
 @lru_cache(maxsize=64)
-def _notes(structure: Structure, whole: bool) -> tuple[frozenset[str], Mapping[str, str]]:
+def _notes(structure: Structure, whole: bool) -> tuple[frozenset[str], frozenset[str], Mapping[str, str]]:
+    kinds = fixed_names(structure)
+    frozen = frozenset(name for name, kind in kinds.items() if issubclass(kind, Frozen))
     tied = {place: str(node) for place, node in structure.leafless.items() if isinstance(node, Alias)}
-    return frozenset(fixed_names(structure)), tied if whole else {}
+    return frozenset(kinds), frozen, tied if whole else {}
 
 
 @lru_cache(maxsize=64)
