@@ -224,8 +224,7 @@ class _Resolution:
 
     def _resolve(self, node: Node, place: str) -> Any:
         if place in self.open:
-            circle = " -> ".join([*self.open[self.open.index(place) :], place])
-            raise TieError(f"the tie of {place!r} is a circle: {circle}. Let one of these be an array.")
+            _raise_circle(place, self.open)
         self.followed += 1
         if self.followed > _MOST_FOLLOWED:
             raise TieError(
@@ -265,6 +264,11 @@ def _child(node: Any, key: str) -> Any:
     return next((child for found, child in children(node) if found == key), _ABSENT)
 
 
+def _raise_circle(place: str, met: list[str]) -> None:
+    circle = " -> ".join([*met[met.index(place) :], place])
+    raise TieError(f"the tie of {place!r} is a circle: {circle}. Let one of these be an array.")
+
+
 def _raise_dangling(root: Any, place: str, target: str) -> None:
     raise TieError(
         f"{place!r} is tied to {target!r}, which is not in this tree.{did_you_mean(target, places_of(root))} "
@@ -297,8 +301,7 @@ def follow(structure: Structure, name: str) -> tuple[str, bool]:
         name, turned = step
         transposed ^= turned
         if name in met:
-            circle = " -> ".join([*met[met.index(name) :], name])
-            raise TieError(f"the tie of {name!r} is a circle: {circle}. Let one of these be an array.")
+            _raise_circle(name, met)
         met.append(name)
         if len(met) > _LONGEST:
             raise TieError(f"the tie of {met[0]!r} leads back into itself: {' -> '.join(met[:4])} ...")

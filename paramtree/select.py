@@ -426,9 +426,9 @@ def _spelled_out(
     spelled_out: Predicate,
 ) -> list[tuple[int, ...]]:
     names = structure.names
-    shy = {at for at, index in enumerate(structure.indices) if spelled_out(names[at], held[index])}
+    kept = {at for at, index in enumerate(structure.indices) if spelled_out(names[at], held[index])}
     return [
-        tuple(place for place in places if place not in shy or spells_out(select, names[place]))
+        tuple(place for place in places if place not in kept or spells_out(select, names[place]))
         for select, places in zip(selects, hits, strict=True)
     ]
 
