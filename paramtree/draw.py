@@ -296,8 +296,11 @@ def _joined(spec: ParamSpec, drawn: Any) -> jax.Array:
 
 
 def _unmixed(name: str, spec: ParamSpec) -> ParamSpec:
-    """Put the initialiser that a mixture chooses in its place; where none fits, the mixture complains."""
-    while isinstance(spec.init, Mixed):
+    """Put the initialiser that a mixture chooses in its place; where none fits, the mixture complains.
+
+    In a stack it stays, and chooses for each repetition by the name that this has as a separate block.
+    """
+    while isinstance(spec.init, Mixed) and not spec.repeats:
         fitting = (rule.value for rule in spec.init.rules if matches(rule.select, name, spec))
         chosen = next(fitting, _UNSET)
         if chosen is _UNSET:

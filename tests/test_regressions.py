@@ -597,3 +597,14 @@ def test_recurrent_layers_run_on_a_part_of_the_batch_for_each_device(layer):
     params = layer.init(KEY, x)
     spread = jax.shard_map(layer.apply, mesh=mesh, in_specs=(P(), P("data")), out_specs=P("data"))
     assert jnp.allclose(jax.jit(spread)(params, x), layer.apply(params, x))
+
+
+def test_a_mixture_in_a_repeated_layer_chooses_for_each_repetition():
+    mixed = init.Mixed({"dense0/.*": init.Ones(), ".*": init.Uniform()})
+
+    def layer():
+        return nn.Dense(3, weight_init=mixed)
+
+    params = nn.Repeat(layer(), 2).init(KEY, X)
+    apart = nn.Sequential(layer(), layer()).init(KEY, X)
+    assert (params["dense"]["weight"] == pt.stack(apart, r"dense\d")["dense"]["weight"]).all()
