@@ -166,6 +166,19 @@ def matching_names(select: Any, held: Mapping[str, Any]) -> list[str]:
     return [name for name, leaf in held.items() if matches(select, name, leaf, held)]
 
 
+def idle_selects(select: Any, held: Mapping[str, Any]) -> list[Any]:
+    """List what hits none of these names: the select, or those among several.
+
+    >>> idle_selects(("a", "b"), {"a": 0})
+    ['b']
+    """
+    return [one for one in _each(select) if not matching_names(one, held)]
+
+
+def _each(select: Any) -> Sequence[Any]:
+    return select if _is_several(select) and select else (select,)
+
+
 def held_leaves(tree: Any) -> list[Any]:
     """List the leaves in JAX's order, each as the transparent node that holds it, where one does.
 
@@ -192,8 +205,7 @@ def _places(structure: Structure, select: Any, held: Sequence[Any] = ()) -> tupl
 
 def _dead(structure: Structure, select: Any, held: Sequence[Any] = ()) -> list[Any]:
     """List what hits nothing: the select, or the ones among several selects."""
-    each = select if _is_several(select) and select else (select,)
-    return [one for one in each if not _places(structure, one, held)]
+    return [one for one in _each(select) if not _places(structure, one, held)]
 
 
 @lru_cache(maxsize=256)

@@ -27,6 +27,7 @@ from paramtree.select import (
     apply_select,
     describe_select,
     freeze_select,
+    idle_selects,
     matching_names,
     spells_out,
 )
@@ -150,20 +151,21 @@ def untie(params: dict[str, Any], select: Select | None = None, /, *, copy: bool
     ['w']
 
     Raises:
-        NoMatchError: where the select hits no tied place.
+        NoMatchError: where the select, or one of several, hits no tied place.
     """
     flat = flatten(params)
     spread = spread_aliases(flat)
     tied = sorted((n for n, node in spread.items() if isinstance(node, Alias)), key=natural_name_key)
     own = _own_leaves(params, tied)
     if select is not None:
-        frozen = freeze_select(select)
+        frozen, places = freeze_select(select), listing(tied, 6) if tied else "none"
+        faults = [
+            f"untie: {describe_select(idle)} hits no tied place. The tied places are: {places}."
+            for idle in idle_selects(frozen, own)
+        ]
+        if faults:
+            raise NoMatchError("\n".join(faults))
         own = {name: own[name] for name in matching_names(frozen, own)}
-        if not own:
-            places = listing(tied, 6) if tied else "none"
-            raise NoMatchError(
-                f"untie: {describe_select(frozen)} hits no tied place. The tied places are: {places}."
-            )
     own = jax.tree.map(_copied, own) if copy else own
     return gather_aliases(nest(spread | own), spread.keys() - flat.keys(), flat.keys() - spread.keys())
 

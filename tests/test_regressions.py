@@ -608,3 +608,15 @@ def test_a_mixture_in_a_repeated_layer_chooses_for_each_repetition():
     params = nn.Repeat(layer(), 2).init(KEY, X)
     apart = nn.Sequential(layer(), layer()).init(KEY, X)
     assert (params["dense"]["weight"] == pt.stack(apart, r"dense\d")["dense"]["weight"]).all()
+
+
+def test_each_of_several_selects_must_hit_in_every_verb():
+    params = {"a": {"w": jnp.ones(2)}, "b": pt.Alias("a"), "c0": {"w": jnp.ones(2)}}
+    with pytest.raises(pt.NoMatchError) as caught:
+        pt.untie(params, ["b/w", "d/w"])
+    assert str(caught.value) == "untie: 'd/w' hits no tied place. The tied places are: b/w."
+    with pytest.raises(pt.NoMatchError) as caught:
+        pt.stack(params, ["c0", "d0"])
+    assert (
+        str(caught.value) == "stack: 'd0' hits no block; it must match its whole name. The blocks are a, c0."
+    )
