@@ -92,7 +92,9 @@ class Module:
                 f"and not {type(self.shares).__name__}."
             )
         for make in (_init, _apply, _apply_and_update, _specs):
-            object.__setattr__(self, make.__name__[1:], make(self))
+            function: Any = make(self)
+            function.__qualname__ = f"{self.title}.{function.__name__}"  # for errors of Python
+            object.__setattr__(self, function.__name__, function)
 
     @property
     def params(self) -> "Module":

@@ -670,3 +670,10 @@ def test_what_is_no_dtype_is_named():
     with pytest.raises(pt.ParamTreeError) as caught:
         nn.Sequential(Odd).specs("2")
     assert str(caught.value) == "odd0/w: dtype 'flot32' is none of NumPy's."
+
+
+def test_the_functions_of_a_module_go_by_its_title():
+    with pytest.raises(TypeError) as caught:
+        nn.Dense(3).apply({}, X, deterministic=True)
+    assert str(caught.value) == "Dense.apply() got an unexpected keyword argument 'deterministic'"
+    assert [function.__name__ for function in nn.Dense(3)] == ["init", "apply"]
