@@ -4,6 +4,7 @@ So adding, removing or reordering other parameters changes no value, and neither
 one initialiser, shape and dtype are drawn together, in one compiled program.
 """
 
+import reprlib
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -433,7 +434,7 @@ def check_random_key(key: Any, what: str = "the first argument") -> None:
     """
     typed = is_array(key) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
     if not (key.ndim == 0 if typed else is_array(key) and key.dtype == np.uint32 and key.ndim == 1):
-        found = display.shape_dtype(key)
+        found = display.shape_dtype(key) if is_array_like(key) else reprlib.repr(key)  # not a whole tree
         raise ParamTreeError(f"{what} must be one random key, such as jax.random.key(0); found {found}.")
 
 
@@ -624,6 +625,7 @@ def reinit(key: jax.Array, params: Any, rules: Rules, /) -> Any:
         MismatchError: where an initialiser does not give what was asked.
         ParamTreeError: where the key is not one of `jax.random`, or something is not an initialiser.
     """
+    check_random_key(key)
     leaves, structure, values = apply_rules(params, rules, default=_UNSET, spelled_out=_is_fixed)
     ruled = zip(structure.names, structure.indices, values, strict=True)
     chosen = {name: (index, value) for name, index, value in ruled if value is not _UNSET}

@@ -268,6 +268,11 @@ def test_weight_decay_is_kept_from_what_is_fixed_as_the_docstring_says():
             "a ParamDict is flat already; pt.unflatten it first.",
         ),
         (
+            lambda: pt.reinit({"a": [0] * 99}, KEY, {"a": init.Zeros()}),
+            "the first argument must be one random key, such as jax.random.key(0); "
+            "found {'a': [0, 0, 0, 0, 0, 0, ...]}.",
+        ),
+        (
             lambda: pt.reinit(KEY, {"a": 1.0}, {"a": init.Zeros()}),
             "reinit: these are not arrays of numbers:\n  a is 1.0",
         ),
