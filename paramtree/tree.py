@@ -280,8 +280,8 @@ def update(params: Any, values: Mapping[str, Any], /) -> Any:
         leaves[index] = new
         if not _alike(old, new) and (unfit := value_faults(name, old, new)):
             faults += unfit
-        elif getattr(new, "weak_type", False) and not getattr(old, "weak_type", False):
-            leaves[index] = lax.convert_element_type(new, old.dtype)  # a compiled function knows it again
+        elif getattr(new, "weak_type", False) and not getattr(old, "weak_type", False) and is_array(new):
+            leaves[index] = lax.convert_element_type(new, new.dtype)  # a compiled function knows it again
     raise_faults(MismatchError, "update: these values do not fit:", faults)
     return structure.treedef.unflatten(leaves)
 

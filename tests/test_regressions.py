@@ -573,6 +573,10 @@ def test_a_tree_too_deep_for_jax_is_refused():
 def test_a_traced_value_is_as_strongly_typed_as_the_array_it_replaces():
     params = {"b": jnp.ones(())}
     assert not jax.jit(lambda value: pt.update(params, {"b": 1.0 * value}))(2.0)["b"].weak_type
+    weak = jnp.full((), 1.0)
+    assert pt.update({"label": "decay"}, {"label": weak})["label"] == 1
+    stand_in = jax.eval_shape(lambda: weak)
+    assert pt.update({"b": stand_in.update(weak_type=False)}, {"b": stand_in})["b"] == stand_in
 
 
 def test_what_is_no_number_is_not_drawn_anew():
