@@ -140,7 +140,8 @@ def _tree():
     key = jax.random.key(0)
 
     def weight(number):
-        return jax.random.normal(jax.random.fold_in(key, number), SHAPE).at[[0, -1], [0, -1]].set(1.0 * number)
+        values = jax.random.normal(jax.random.fold_in(key, number), SHAPE)
+        return values.at[[0, -1], [0, -1]].set(1.0 * number)
 
     return {
         f"block{block}": {f"layer{layer}": {"weight": weight(10 * block + layer)} for layer in range(10)}
