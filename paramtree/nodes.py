@@ -64,7 +64,6 @@ class Node:
         raise NotImplementedError(f"{type(self).__name__} has no method resolve(lookup)")
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=(), meta_fields=("target", "transpose"))
 @dataclass(frozen=True)
 class Alias(Node):
     """Say that this key is that key: one parameter, or block, under a second name, stored once.
@@ -103,6 +102,10 @@ class Alias(Node):
 
     def __str__(self) -> str:
         return f"{self.target}, transposed" if self.transpose else self.target
+
+
+# its own static data, so that JAX neither takes it apart nor makes it anew at every call
+jax.tree_util.register_pytree_node(Alias, lambda alias: ((), alias), lambda alias, _: alias)
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=("value",), meta_fields=())
