@@ -33,7 +33,7 @@ class Measured(NamedTuple):
         least: the keys of the least finite values, as `numbers.Reading` orders them.
         most: the keys of the largest.
         counts: NaN, infinite, zero, subnormal and finite elements, then those in each bin but the first,
-            which holds the rest; each count as (count >> 4, count & 15).
+            which holds the rest: (20, arrays), each count as (count >> 4, count & 15).
         scale: the powers of two that the moments were multiplied with, so that no square overflows.
         mean: of the finite values.
         spread: the sums of the squared distances from the mean.
@@ -48,7 +48,7 @@ class Measured(NamedTuple):
 
 
 class _Join(NamedTuple):
-    """How what was found of rows becomes what holds of whole arrays, and back."""
+    """How what was found of rows, along the last axes, becomes what holds of whole arrays, and back."""
 
     add: Callable[[Any], Any]
     least: Callable[[Any], Any]
@@ -85,7 +85,7 @@ def measure_one(array: Any, spread: bool) -> Measured:
     axis = max(range(array.ndim), key=lambda each: array.shape[each])
     shape = tuple(size for at, size in enumerate(array.shape) if at != axis)
     join = _Join(
-        lambda values: values.sum(tuple(range(len(shape))))[None],
+        lambda values: values.sum(tuple(range(-len(shape), 0)))[..., None],
         lambda values: values.min()[None],
         lambda values: values.max()[None],
         lambda values: jnp.broadcast_to(values.reshape((1,) * len(shape)), shape),
@@ -98,7 +98,7 @@ def _measure_alike(arrays: Sequence[Any]) -> Measured:
     laid, valid = alike_rows(arrays)
     many, rows = len(arrays), laid.shape[0] // len(arrays)
     join = _Join(
-        lambda values: values.reshape(many, rows, *values.shape[1:]).sum(1),
+        lambda values: values.reshape(*values.shape[:-1], many, rows).sum(-1),
         lambda values: values.reshape(many, rows).min(1),
         lambda values: values.reshape(many, rows).max(1),
         lambda values: jnp.broadcast_to(values[:, None], (many, rows)).reshape(-1),
@@ -107,8 +107,9 @@ def _measure_alike(arrays: Sequence[Any]) -> Measured:
 
 
 def _join_segments(rows: Rows) -> _Join:
+    add = rows.join(jax.ops.segment_sum)
     return _Join(
-        rows.join(jax.ops.segment_sum),
+        lambda values: add(values.T).T,
         rows.join(jax.ops.segment_min),
         rows.join(jax.ops.segment_max),
         lambda values: values[rows.owner],
@@ -135,9 +136,12 @@ def _measure(laid: Any, valid: Any, axis: int, join: _Join) -> Measured:
     inside = (seen.number >= lows) & (seen.number <= highs)
     inside = inside if valid is None else inside & valid
     counts += _bins(seen.number * scales, inside, lows * scales, highs * scales, axis)
-    # in two parts, as arrays may have more elements than 32 bits can count
-    each = jnp.stack(counts, -1)
-    parts = join.add(each >> 4), join.add(each & 15)
+    each = jnp.stack(counts)
+    if laid.size < 2**31:
+        whole = join.add(each)
+        parts = whole >> 4, whole & 15
+    else:  # than 32 bits can count
+        parts = join.add(each >> 4), join.add(each & 15)
     off = jnp.where(inside, seen.number * scales - centres, 0)
     mean, spread = _moments(off, of_rows[-1], count, axis, join)
     return Measured(least, most, parts, scale, mean, spread)

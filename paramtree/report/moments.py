@@ -78,7 +78,7 @@ def measure(arrays: Sequence[Any]) -> list[Moments]:
 
 
 def _moments(found: Measured, dtype: Any) -> list[Moments]:
-    counts = sixteens(found.counts)
+    counts = sixteens(found.counts).T
     finite = counts[:, 4]
     least, most = (values_of_keys(keys, dtype) for keys in (found.least, found.most))
     scale, mean, spread = (each.astype(np.float64) for each in (found.scale, found.mean, found.spread))
