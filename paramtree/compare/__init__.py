@@ -17,9 +17,16 @@ from paramtree.checkpoint.layout import dtype_fault
 from paramtree.compare.renames import pair_names
 from paramtree.compare.sides import Place, Side, open_side
 from paramtree.compare.values import Gap, measure
-from paramtree.errors import ParamTreeError
+from paramtree.errors import NoMatchError, ParamTreeError, listing
 from paramtree.names import natural_name_key
-from paramtree.select import Select, apply_select, depends_on_leaves, freeze_select, matching_names
+from paramtree.select import (
+    Select,
+    apply_select,
+    depends_on_leaves,
+    describe_select,
+    freeze_select,
+    matching_names,
+)
 
 KINDS = ("only in a", "only in b", "renamed", "shape", "dtype", "tie", "mark", "values")
 _HEAD = ("name", "difference", "changed", "largest", "relative")
@@ -202,6 +209,18 @@ def diff(a: Any, b: Any, /, *, select: Select | None = None, rtol: float = 0.0, 
         return _Comparison(one, two, rtol, atol).run(select)
 
 
+def _check_not_only_tied(select: Any, held: Mapping[str, Any], ties: Mapping[str, tuple[str, bool]]) -> None:
+    tied = {place: held[source] for place, (source, _) in ties.items()}
+    for each in select if isinstance(select, tuple) else (select,):
+        places = [] if matching_names(each, held) else matching_names(each, tied)
+        if places:
+            where = listing([f"{place} is {ties[place][0]}" for place in places], 6)
+            raise NoMatchError(
+                f"select {describe_select(each)} hits only tied places: {where}. "
+                "Select a tied parameter where it lives."
+            )
+
+
 @dataclass(frozen=True)
 class _Comparison:
     a: Side
@@ -244,7 +263,9 @@ class _Comparison:
         for side in (self.a, self.b):
             hit.update(matching_names(frozen, side.held))
         if not hit or not depends_on_leaves(frozen):
-            apply_select({**self.b.held, **self.a.held}, select)  # raises where one hits nothing
+            held = {**self.b.held, **self.a.held}
+            _check_not_only_tied(frozen, held, {**self.b.ties, **self.a.ties})
+            apply_select(held, select)  # raises where one hits nothing
         for side in (self.a, self.b):
             tied = {place: side.held[source] for place, (source, _) in side.ties.items()}
             hit.update(place for place, (source, _) in side.ties.items() if source in hit)
