@@ -28,13 +28,13 @@ _NOTHING = jax.ShapeDtypeStruct((), bool)
 
 def _configure(parser: ArgumentParser) -> None:
     add_file(parser, "in")
-    add_file(parser, "out", "where to: the suffix says the format, as for pt.save")
+    add_file(parser, "out", "where to: .safetensors or its .index.json, .npz, .params, .msgpack or .orbax")
     add_rules(parser)
     parser.add_argument(
         "--like",
         metavar="FILE",
-        help="a file whose names, dtypes and ties the result gets, as by pt.load(IN, like=...); needed for "
-        "files without names (.eqx). All values are then held in memory at once",
+        help="a file whose names, dtypes and ties the result gets; needed for files without names (.eqx). "
+        "All values are then held in memory at once",
     )
     parser.add_argument("--force", action="store_true", help="replace OUT where it exists")
 

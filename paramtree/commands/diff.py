@@ -48,7 +48,7 @@ def _text(options: Namespace, found: Diff) -> str:
     if not found:
         return found.headline()
     cells = [row.cells() for row in found]
-    lines = terminal.table(_HEAD, cells, 2, [_colour(row) for row in found])
+    lines = terminal.noted_table(_HEAD, cells, 2, [_colour(row) for row in found], note=1, implied="values")
     sides = (
         terminal.paint(f"a: {terminal.printable(options.a)}", "red"),
         terminal.paint(f"b: {terminal.printable(options.b)}", "green"),
