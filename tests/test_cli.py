@@ -233,6 +233,14 @@ def test_diff_of_others_is_1(paramtree, form):
     )
 
 
+def test_diff_has_no_columns_of_numbers_where_no_values_differ(paramtree):
+    a, b = saved({"x": np.ones(2, "f4")}, "a.npz"), saved({"x": np.ones(2, "f2")}, "b.npz")
+    assert paramtree("diff", a, b)[1].splitlines()[3:] == [
+        "name  difference",
+        "x     dtype float32 -> float16",
+    ]
+
+
 def test_diff_takes_tolerances_and_a_select(paramtree):
     a, b = (
         saved({"x": np.ones(1), "y": np.ones(1)}, "a.npz"),

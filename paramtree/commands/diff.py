@@ -48,7 +48,11 @@ def _text(options: Namespace, found: Diff) -> str:
     if not found:
         return found.headline()
     cells = [row.cells() for row in found]
-    lines = terminal.noted_table(_HEAD, cells, 2, [_colour(row) for row in found], note=1, implied="values")
+    shown = (
+        len(_HEAD) if any(any(row[2:]) for row in cells) else 2
+    )  # columns: where no values differ, no numbers
+    rows, colours = [row[:shown] for row in cells], [_colour(row) for row in found]
+    lines = terminal.noted_table(_HEAD[:shown], rows, 2, colours, note=1, implied="values")
     sides = (
         terminal.paint(f"a: {terminal.printable(options.a)}", "red"),
         terminal.paint(f"b: {terminal.printable(options.b)}", "green"),
