@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeGuard, cast
 import jax
 
 from paramtree.errors import HINTED, NoMatchError, RuleError, SelectError, listing, nearest, raise_faults
-from paramtree.names import Structure, flatten_named
+from paramtree.names import Structure, blocks_above, flatten_named
 from paramtree.nodes import is_transparent, whole_ties
 
 Predicate = Callable[[str, Any], bool]
@@ -250,7 +250,11 @@ def hints(structure: Structure, select: Any) -> str:
     tied: list[str] = []
     if not depends_on_leaves(select):
         ties = whole_ties(structure)
-        tied = [f"{name} is {source}" for name, source in ties.items() if matches(select, name)]
+        tied = [
+            f"{name} is {source}"
+            for name, source in ties.items()
+            if any(matches(select, each) for each in (name, *blocks_above(name)))
+        ]
     if tied:
         return f" It names only tied places: {listing(tied, 6)}. Select a tied parameter where it lives."
     names = structure.names

@@ -528,6 +528,20 @@ def test_convert_writes_nothing_where_anything_is_unresolved(paramtree):
     assert paramtree("convert", "a.npz", "b.npz", "--rename", "words=")[0] == 0
 
 
+def test_names_that_cannot_be_nested_are_mended_by_convert(paramtree):
+    np.savez("a.npz", **{"a": np.ones(1), "a/b": np.ones(2)})
+    said = (
+        "paramtree: 'a.npz': these names cannot be nested:\n"
+        "  'a' is a parameter, and a block that holds 'a/b'\n"
+        "paramtree convert --rename writes a file with others.\n"
+    )
+    for arguments in (["show", "a.npz"], ["stats", "a.npz"], ["diff", "a.npz", "a.npz"]):
+        assert paramtree(*arguments) == (2, "", said)
+    assert paramtree("convert", "a.npz", "b.npz") == (2, "", said)
+    assert paramtree("convert", "a.npz", "b.npz", "--rename", "a=c")[0] == 0
+    assert pt.names(pt.load("b.npz")) == ["a/b", "c"]
+
+
 def test_convert_replaces_only_by_force(paramtree):
     file, other = saved({"w": np.ones(1)}, "a.npz"), saved({"v": np.ones(2)}, "b.npz")
     assert paramtree("convert", file, other) == (

@@ -195,6 +195,7 @@ def test_a_select_that_names_only_tied_places():
     assert message(NoMatchError, collect_params, TIED, "dense2/.*") == MISS.format("'dense2/.*'", lives)
     upper = re.compile("DENSE2/.*", re.IGNORECASE)
     assert lives in message(NoMatchError, collect_params, TIED, upper)
+    assert lives in message(NoMatchError, collect_params, TIED, "dense2")  # the block
     assert "out/weight is dense0/weight" in message(NoMatchError, collect_params, TIED, ["x", "out/.*"])
     assert list(collect_params(TIED, ".*weight")) == ["dense0/weight", "dense1/weight"]
     # what is left of a tree that was taken apart is still a tree to select from

@@ -10,7 +10,7 @@ import jax
 
 from paramtree.checkpoint import LoadPlan, orbax, plan_load, save
 from paramtree.checkpoint.export import Pending, rename_leaves
-from paramtree.checkpoint.formats import save_file, writer_of
+from paramtree.checkpoint.formats import open_stored, save_file, writer_of
 from paramtree.checkpoint.layout import Leaves, host_array, split_parts
 from paramtree.checkpoint.rows import count_text
 from paramtree.checkpoint.stored import Array
@@ -63,7 +63,7 @@ def _run(options: Namespace) -> Outcome:
 
 def _write_one_by_one(source: str, out: Path, rename: Any, plan: LoadPlan, bar: terminal.Bar) -> None:
     """Write what a plan found, with the memory of one parameter."""
-    opened = open_file(source).stored
+    opened = open_stored(Path(source))  # its names need no nesting, as rules may give it others
     dtypes = {row.name: row.spec.dtype for row in plan.rows if row.status == "cast"}
     with opened.reading() as read:
         # what cannot be read is left out by rules, as the plan is resolved: to these it is shown

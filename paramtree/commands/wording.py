@@ -7,6 +7,10 @@ _WORDINGS = [
     for pattern, wording in (
         (r" Pass allow_empty=True where nothing is a good answer\.", ""),
         (r", or map_params it", ""),
+        (
+            r"these names cannot be nested:(\n  .*)+",
+            r"\g<0>\nparamtree convert --rename writes a file with others.",
+        ),
         (r"set jax_enable_x64 first", "set JAX_ENABLE_X64=1 in the environment"),
         (r"pt\.cast it", "--cast it"),
         (r"Pass (like|heads)=[^.\n]*\.", r"In Python, pt.renaming takes `\1`."),  # of a ready set
