@@ -652,6 +652,13 @@ def test_a_table_fits_the_terminal(monkeypatch):
     assert repr(diff(a, b)).splitlines()[2].count("…") == 2
 
 
+def test_columns_of_numbers_stand_only_where_values_differ():
+    found = diff({"a": jnp.ones(2)}, {"a": jnp.ones(3)})
+    assert found.to_text(80).splitlines()[1:] == ["name  difference", "a     shape (2,) -> (3,)"]
+    assert "relative" not in found.to_html()
+    assert "relative" in diff({"a": jnp.ones(2)}, {"a": jnp.zeros(2)}).to_html()
+
+
 def test_cutting_columns():
     rows = [("a" * 30, "b" * 14, "1"), ("c", "d", "22")]
     assert table_text(("x", "y", "n"), rows, 40).splitlines() == [

@@ -148,19 +148,24 @@ class Diff:
         listed = ", ".join(f"{kind} {counts[kind]:,}" for kind in KINDS if counts[kind])
         return f"{len(self.rows):,} of {number} differ{'s' if len(self.rows) == 1 else ''}: {listed}"
 
+    def table(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+        """Give the head and the rows of the table; the columns of numbers only where values differ."""
+        cells = [row.cells() for row in self.rows]
+        shown = len(_HEAD) if any(any(row[2:]) for row in cells) else 2
+        return _HEAD[:shown], [row[:shown] for row in cells]
+
     def to_text(self, width: int | None = None) -> str:
         """Write the table, as wide as the terminal if no width is given."""
         if not self.rows:
             return self.headline()
-        cells = [row.cells() for row in self.rows]
-        return f"{self.headline()}\n{display.table_text(_HEAD, cells, width or display.terminal_width())}"
+        return f"{self.headline()}\n{display.table_text(*self.table(), width or display.terminal_width())}"
 
     def __repr__(self) -> str:
         return self.to_text()
 
     def to_html(self) -> str:
         """Write the table in HTML, as a notebook shows it."""
-        return display.table_html(self.headline(), _HEAD, [row.cells() for row in self.rows])
+        return display.table_html(self.headline(), *self.table())
 
     def _repr_html_(self) -> str:
         return self.to_html()
