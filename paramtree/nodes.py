@@ -28,6 +28,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
+from paramtree import display
 from paramtree.errors import TieError, did_you_mean
 from paramtree.names import (
     SEPARATOR,
@@ -99,6 +100,9 @@ class Alias(Node):
         """
         found = lookup(self.target)
         return _transpose(found, self.target) if self.transpose else found
+
+    def __repr__(self) -> str:
+        return display.call_text(self)
 
     def __str__(self) -> str:
         return f"{self.target}, transposed" if self.transpose else self.target
@@ -359,7 +363,7 @@ def spread_aliases(flat: dict[str, Any]) -> dict[str, Any]:
     Every tie must lead somewhere; see `tied_names`.
 
     >>> spread_aliases({"a/w": 1, "c": Alias("a")})
-    {'a/w': 1, 'c/w': Alias(target='a/w', transpose=False)}
+    {'a/w': 1, 'c/w': Alias(target='a/w')}
     """
     flat, spread = dict(flat), True
     while spread:  # until no alias is left whose block was itself reached through an alias
@@ -384,7 +388,7 @@ def gather_aliases(tree: dict[str, Any], places: set[str], blocks: set[str] | No
         blocks: the names that may be gathered up to; as far as can be, if left out.
 
     >>> gather_aliases({"a": {"w": 1}, "c": {"w": Alias("a/w")}}, {"c/w"})
-    {'a': {'w': 1}, 'c': Alias(target='a', transpose=False)}
+    {'a': {'w': 1}, 'c': Alias(target='a')}
     """
 
     def gather(node: Any, name: str, inside: bool) -> Any:
