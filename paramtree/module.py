@@ -266,7 +266,8 @@ def outputs_of(net: Module, *inputs: Any) -> tuple[tuple[Any, ...], dict[str, An
     """Find the shapes of what a net gives, and each module that it calls, without computing anything.
 
     Returns:
-        The inputs, texts of shapes read; and the shapes and dtypes by place, the net's own at "".
+        The inputs, texts of shapes read; and the shapes and dtypes by place, in the order of the calls, the
+        net's own at "".
 
     Raises:
         ParamTreeError: where the net decides by values in Python.
@@ -278,7 +279,7 @@ def outputs_of(net: Module, *inputs: Any) -> tuple[tuple[Any, ...], dict[str, An
         run = Declaring(None, {})
         outputs = call_layer(net, Scope(run, net.title, "", run.home(net, ""), inputs), inputs)
         run.gave("", outputs)
-        found.update(run.outputs)
+        found.update((place, run.outputs[place]) for place in ("", *run.layers))
 
     try:
         untyped_jax.eval_shape(trace, *shapes)

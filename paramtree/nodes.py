@@ -28,6 +28,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
+from paramtree import display
 from paramtree.errors import TieError, did_you_mean
 from paramtree.names import (
     SEPARATOR,
@@ -64,7 +65,6 @@ class Node:
         raise NotImplementedError(f"{type(self).__name__} has no method resolve(lookup)")
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=(), meta_fields=("target", "transpose"))
 @dataclass(frozen=True)
 class Alias(Node):
     """Say that this key is that key: one parameter, or block, under a second name, stored once.
@@ -101,8 +101,15 @@ class Alias(Node):
         found = lookup(self.target)
         return _transpose(found, self.target) if self.transpose else found
 
+    def __repr__(self) -> str:
+        return display.call_text(self)
+
     def __str__(self) -> str:
         return f"{self.target}, transposed" if self.transpose else self.target
+
+
+# its own static data, so that JAX neither takes it apart nor makes it anew at every call
+jax.tree_util.register_pytree_node(Alias, lambda alias: ((), alias), lambda alias, _: alias)
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=("value",), meta_fields=())
@@ -359,7 +366,7 @@ def spread_aliases(flat: dict[str, Any]) -> dict[str, Any]:
     Every tie must lead somewhere; see `tied_names`.
 
     >>> spread_aliases({"a/w": 1, "c": Alias("a")})
-    {'a/w': 1, 'c/w': Alias(target='a/w', transpose=False)}
+    {'a/w': 1, 'c/w': Alias(target='a/w')}
     """
     flat, spread = dict(flat), True
     while spread:  # until no alias is left whose block was itself reached through an alias
@@ -384,7 +391,7 @@ def gather_aliases(tree: dict[str, Any], places: set[str], blocks: set[str] | No
         blocks: the names that may be gathered up to; as far as can be, if left out.
 
     >>> gather_aliases({"a": {"w": 1}, "c": {"w": Alias("a/w")}}, {"c/w"})
-    {'a': {'w': 1}, 'c': Alias(target='a', transpose=False)}
+    {'a': {'w': 1}, 'c': Alias(target='a')}
     """
 
     def gather(node: Any, name: str, inside: bool) -> Any:

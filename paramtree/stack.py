@@ -35,7 +35,7 @@ from paramtree.nodes import Alias, block_at, follow, tied_names
 from paramtree.select import Select, describe_select, freeze_select, idle_selects, matching_names
 from paramtree.tree import flat_leaves, is_array, is_array_like
 
-_NUMBERED = re.compile(r"(.*?)(\d+)")
+_NUMBERED = re.compile(r"(.*?)(\d+)", re.DOTALL)
 
 
 def unstack(params: dict[str, Any], select: Select, /) -> dict[str, Any]:

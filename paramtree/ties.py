@@ -42,7 +42,7 @@ def tie(params: dict[str, Any], ties: Mapping[str, str | Alias], /) -> dict[str,
     >>> import jax.numpy as jnp
     >>> params = {"embed": {"weight": jnp.ones((5, 3))}, "head": {"weight": jnp.zeros((5, 3))}}
     >>> tie(params, {"head/weight": "embed/weight"})["head"]
-    {'weight': Alias(target='embed/weight', transpose=False)}
+    {'weight': Alias(target='embed/weight')}
 
     Raises:
         TieError: listing every place and target that is not in the tree, every tie to itself or within

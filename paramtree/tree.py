@@ -473,7 +473,7 @@ def flatten(params: dict[str, Any], /) -> dict[str, Any]:
     Unlike `collect_params` it keeps nodes whole, so that `unflatten` can build the same tree again.
 
     >>> flatten({"shared": {"weight": 1.0}, "dense1": Alias("shared")})
-    {'dense1': Alias(target='shared', transpose=False), 'shared/weight': 1.0}
+    {'dense1': Alias(target='shared'), 'shared/weight': 1.0}
 
     Raises:
         BadNameError: listing every key that is not a non-empty string without `/`, and all but dicts that

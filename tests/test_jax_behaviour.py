@@ -344,6 +344,7 @@ def test_calling_what_is_compiled_runs_no_python_for_each_leaf(make):
         calls = []
         for _ in range(6):
             count, result = python_calls(function, params, batch)
+            jax.block_until_ready(result)  # a step looks at the verdict of the last one where that has ended
             params = result[0] if make is compiled_step else params
             calls.append(count)
         counts.append(min(calls))  # a call may be met by the garbage collector, and what that runs

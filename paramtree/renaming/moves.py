@@ -11,7 +11,15 @@ import numpy as np
 
 from paramtree.errors import MismatchError, RuleError, listing
 from paramtree.renaming.convert import Array, Convert, Step
-from paramtree.select import Rule, describe_select, expand_template, match_rules, numbered, parse_rules
+from paramtree.select import (
+    Rule,
+    describe_select,
+    expand_template,
+    match_name,
+    match_rules,
+    numbered,
+    parse_rules,
+)
 
 Specs = Mapping[str, Any]  # name -> what has a shape and a dtype
 
@@ -164,4 +172,4 @@ def _collect(
 def _is_hit(pattern: Any, name: str, specs: Specs) -> bool:
     if pattern in specs:
         return pattern == name  # a name means itself, though its dots would match more
-    return re.fullmatch(pattern, name) is not None
+    return match_name(pattern, name) is not None
