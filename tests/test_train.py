@@ -284,11 +284,13 @@ def test_a_state_made_by_hand_runs():
     assert int(state.step) == 2
 
 
-@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
+AXES = {kind: getattr(jax.sharding.AxisType, kind) for kind in ("Auto", "Explicit")}
+
+
+@pytest.mark.parametrize("kind", AXES)
 @pytest.mark.parametrize("split", ["batch", "params"])
 def test_it_runs_on_several_devices_by_placement_alone(kind, split):
-    axis = getattr(jax.sharding.AxisType, kind)
-    mesh = jax.make_mesh((4,), ("d",), axis_types=(axis,), devices=jax.devices()[:4])
+    mesh = jax.make_mesh((4,), ("d",), axis_types=(AXES[kind],), devices=jax.devices()[:4])
     whole, parted = (
         jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*spec)) for spec in ((), ("d",))
     )
@@ -303,6 +305,50 @@ def test_it_runs_on_several_devices_by_placement_alone(kind, split):
     alone, wanted = ran(step, step.init(params), 3, batch)
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
     np.testing.assert_allclose(state.params["w"], alone.params["w"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", AXES)
+@pytest.mark.parametrize(("accumulate", "packed"), [(1, False), (1, True), (2, False), (4, True)])
+def test_statistics_of_tensor_parallel_layers_stay_where_they_lie(kind, accumulate, packed):
+    mesh = jax.make_mesh((2, 2), ("data", "model"), axis_types=(AXES[kind],) * 2, devices=jax.devices()[:4])
+    spec = jax.sharding.PartitionSpec
+    net = nn.Sequential(nn.Dense(4), nn.BatchNorm())
+
+    def loss(params, batch):
+        y, params = net.apply_and_update(params, batch)
+        return ((y - 1) ** 2).mean(), params
+
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.1, momentum=0.9))
+    step = pt.train_step(loss, optimizer, has_state=True, accumulate=accumulate, ema={"dense0/.*": 0.9})
+    x = jax.random.normal(jax.random.key(1), (12, 6))  # a quarter does not divide by two devices
+    params = net.init(jax.random.key(0), x)
+    placed = pt.shard(params, mesh, {"dense0/.*": spec("model"), ".*": None})
+    [batch] = pt.shard([x], mesh, {".*": spec("data")})
+    state = step.init(pt.fuse(placed) if packed else placed)
+    state, found = ran(step, state, 2, batch)
+    alone, wanted = ran(step, step.init(params), 2, x)
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
+    held = pt.collect_params(pt.unfuse(state.params))
+    assert not pt.diff(held, pt.collect_params(alone.params), rtol=1e-4, atol=1e-5)
+    for name, leaf in pt.collect_params(placed).items():
+        assert held[name].sharding.is_equivalent_to(leaf.sharding, leaf.ndim), name
+
+
+def test_an_optimiser_may_spread_its_state_otherwise_on_explicit_axes():
+    mesh = jax.make_mesh((2,), ("d",), axis_types=(AXES["Explicit"],), devices=jax.devices()[:2])
+    params, rules = {"w": jnp.arange(32.0).reshape(4, 8)}, {".*": jax.sharding.PartitionSpec("d")}
+
+    def loss(params, batch):
+        return ((params["w"] - batch) ** 2).mean()
+
+    # its state is a norm for each row, made whole, and found where the rows lie
+    rows = optax.GradientTransformation(
+        lambda params: jnp.zeros(4), lambda updates, state, params=None: (updates, (updates["w"] ** 2).sum(1))
+    )
+    step = pt.train_step(loss, optax.chain(rows, optax.sgd(0.1)))
+    state, _ = ran(step, step.init(pt.shard(params, mesh, rules)), 2, jnp.float32(1))
+    alone, _ = ran(step, step.init(params), 2, jnp.float32(1))
+    np.testing.assert_allclose(state.opt_state[0], alone.opt_state[0], rtol=1e-5)
 
 
 # what cannot be

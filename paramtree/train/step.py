@@ -19,6 +19,7 @@ from paramtree.train.fused import MOST_PACKED
 from paramtree.train.gradients import Places, Results, Task, find_places
 from paramtree.train.groups import frozen_names
 from paramtree.train.parts import filled, leaves_below, named_below, overlaid, part_of, structure_below
+from paramtree.train.spread import is_split, spread_like
 from paramtree.train.state import TrainState, check_decays, decays_by_name, new_state
 from paramtree.tree import check_cast_rules, flat_leaves
 
@@ -128,6 +129,8 @@ class TrainStep:
             if self.task.has_state and places.statistics:
                 statistics = part_of(params, _names(places, places.statistics))
                 new = overlaid(new, [filled(statistics, found.statistics)])
+            # an optimiser may make its state whole, and spread it where it is first updated
+            new_opt_state = jax.tree.map(spread_like, new_opt_state, opt_state)
             return new, new_opt_state, self._averaged(ema, new, step)
 
         # a branch: XLA would fuse a choice between results with the gradients, and compile it for minutes
@@ -216,17 +219,12 @@ def _all_finite(values: list[Any]) -> Any:
     small: dict[Any, list[Any]] = {}
     whole: list[Any] = []
     for value in values:
-        if value.size > MOST_PACKED or _is_split(value):
+        if value.size > MOST_PACKED or is_split(value):
             whole.append(value)
         else:
             small.setdefault(value.dtype, []).append(value.reshape(-1))
     vectors = [*map(jnp.concatenate, small.values()), *whole]
     return jnp.stack([jnp.isfinite(each).all() for each in vectors]).all()
-
-
-def _is_split(value: Any) -> bool:
-    """Tell whether the type of a traced value says that it is sharded, as it does on explicit mesh axes."""
-    return any(axis is not None for axis in untyped_jax.typeof(value).sharding.spec)
 
 
 def _check_opt_state(optimizer: Any, part: Any, opt_state: Any) -> None:
@@ -279,6 +277,10 @@ def train_step(
     `group_optimizers` freezes. The optimiser is given no fixed leaf, so they have no state, no decay and no
     share in a global norm. Where the loss or a gradient is not finite the step changes nothing: the state
     returned is the last good one, no later step changes it, and the next call that knows of it raises.
+
+    Where parameters are spread over devices the new state lies where the old one does. On mesh axes of type
+    Explicit, which `jax.make_mesh` makes by itself, JAX asks the loss for the `out_sharding` of every product
+    that it finds ambiguous, as of a layer whose inputs are split; on those of type Auto it finds one.
 
     Args:
         loss_fn: `loss_fn(params, batch) -> loss`, a scalar; or `loss_fn(params, batch, key)` where the state
