@@ -231,11 +231,53 @@ def test_a_loss_or_gradient_that_is_not_finite_stops_with_the_last_good_state(ba
     with pytest.raises(pt.ParamTreeError) as caught:
         step(state, jnp.float32(good))
     assert str(caught.value) == (
-        "train_step: after step 2 a loss or gradient was not finite. This state is the last good one: "
-        "save it, look at it, or go on with other batches from dataclasses.replace(state, stopped=False)."
+        "train_step: after step 2 a loss, gradient or statistic was not finite. This state is the last good "
+        "one: save it, look at it, or go on with other batches from dataclasses.replace(state, "
+        "stopped=False)."
     )
     state, _ = step(dataclasses.replace(state, stopped=False), jnp.float32(good))
     assert int(state.step) == 3
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_statistic_that_is_not_finite_stops_it_too_and_a_constant_may_be_infinite(packed):
+    def loss(params, batch):
+        new = params | {"seen": pt.Fixed(params["seen"].value + batch)}
+        return (params["w"] ** 2).sum() + params["mask"].value[0], new
+
+    params = {
+        "w": jnp.ones(3),
+        "seen": pt.Fixed(jnp.array([0.0, -np.inf])),
+        "mask": pt.Fixed(jnp.array([0.0, -np.inf])),
+        "count": pt.Fixed(jnp.zeros(2, jnp.int32)),
+    }
+    step = pt.train_step(loss, optax.sgd(0.1), has_state=True)
+    state, _ = step(step.init(pt.fuse(params) if packed else params), jnp.float32(1))
+    kept = jax.device_get(pt.unfuse(state.params))
+    state, found = step(state, jnp.float32(np.nan))
+    assert np.isfinite(found)
+    assert not pt.diff(kept, pt.unfuse(state.params))
+    assert kept["seen"].value.tolist() == [1.0, -np.inf]
+    assert (int(state.step), bool(state.stopped)) == (1, True)
+
+
+def test_parameters_that_the_optimiser_made_not_finite_are_told_when_it_stops():
+    bad = optax.stateless(lambda updates, params: jax.tree.map(lambda leaf: leaf / 0.0, updates))
+    optimizer = pt.group_optimizers({"[ab]": bad, "w": optax.sgd(0.1)})
+
+    def loss(params, batch):
+        return ((params["w"] - batch) ** 2).sum() + params["a"].sum() + params["b"]
+
+    step = pt.train_step(loss, optimizer)
+    state = step.init({"w": jnp.ones(3), "a": jnp.ones(2), "b": jnp.float32(1)})
+    state, _ = jax.block_until_ready(ran(step, state, 2, jnp.float32(2)))
+    with pytest.raises(pt.ParamTreeError) as caught:
+        step(state, jnp.float32(2))
+    assert str(caught.value) == (
+        "train_step: after step 1 a loss, gradient or statistic was not finite. Neither are these parameters "
+        "of the state: a, b. The optimiser made them so, as an eps of 0 or a schedule may, or they came so: "
+        "go back to a state that was saved."
+    )
 
 
 def test_a_scan_stays_at_the_last_good_state():

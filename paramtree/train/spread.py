@@ -3,7 +3,6 @@
 import math
 from typing import Any
 
-import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from paramtree.names import untyped_jax
@@ -22,7 +21,7 @@ def spread_like(new: Any, old: Any) -> Any:
 def split_leading(array: Any, count: int) -> Any:
     """Split the leading axis into (count, size / count), and let what it is spread over spread the second.
 
-    >>> split_leading(jax.numpy.ones((6, 2)), 3).shape
+    >>> split_leading(untyped_jax.numpy.ones((6, 2)), 3).shape
     (3, 2, 2)
     """
     shape = (count, array.shape[0] // count, *array.shape[1:])

@@ -38,7 +38,7 @@ class TrainState:
         key: a random key, folded with `step` for each step; None where the loss takes none.
         step: the number of steps done, an int32 scalar.
         ema: moving averages, by name, of the parameters that rules name; None where no rules are given.
-        stopped: whether a loss or gradient was not finite: then this is the last good state.
+        stopped: whether a loss, gradient or statistic was not finite: then this is the last good state.
     """
 
     params: Any

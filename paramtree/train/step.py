@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from paramtree import display
 from paramtree.draw import check_random_key
-from paramtree.errors import MismatchError, ParamTreeError, first_of, raise_faults
+from paramtree.errors import MismatchError, ParamTreeError, first_of, listing, raise_faults
 from paramtree.names import untyped_jax
 from paramtree.select import Rules, parse_rules
 from paramtree.ties import is_concrete
@@ -20,7 +20,7 @@ from paramtree.train.gradients import Places, Results, Task, find_places
 from paramtree.train.groups import frozen_names
 from paramtree.train.parts import filled, leaves_below, named_below, overlaid, part_of, structure_below
 from paramtree.train.spread import is_split, spread_like
-from paramtree.train.state import TrainState, check_decays, decays_by_name, new_state
+from paramtree.train.state import TrainState, check_decays, decays_by_name, new_state, trainable_names
 from paramtree.tree import check_cast_rules, flat_leaves
 
 _Heavy = tuple[Any, Any, Any]  # params, optimiser state, averages: donated
@@ -76,7 +76,8 @@ class TrainStep:
         """Do one step; return the new state, and the loss, or (loss, aux) with `has_aux`.
 
         Raises:
-            ParamTreeError: where an earlier loss or gradient was not finite; the state is the last good one.
+            ParamTreeError: where an earlier loss, gradient or statistic was not finite; the state is the last
+                good one.
             MismatchError: where the loss function returns something else than it should, the optimiser's
                 state is of other parameters, or the batch does not split into `accumulate` parts.
         """
@@ -122,13 +123,14 @@ class TrainStep:
         )
         part = part_of(params, _names(places, places.trained))
         gradients = _packed_gradients(part, places, found)
-        good = jnp.logical_not(stopped) & _all_finite([found.loss, *jax.tree.leaves(gradients)])
+        statistics = _fresh(params, places, found) if self.task.has_state else []
+        good = ~stopped & _all_finite([found.loss, *jax.tree.leaves(gradients), *statistics])
 
         def changed() -> _Heavy:
             new, new_opt_state = self._optimized(params, part, opt_state, gradients, found.loss)
             if self.task.has_state and places.statistics:
-                statistics = part_of(params, _names(places, places.statistics))
-                new = overlaid(new, [filled(statistics, found.statistics)])
+                fixed = part_of(params, _names(places, places.statistics))
+                new = overlaid(new, [filled(fixed, found.statistics)])
             # an optimiser may make its state whole, and spread it where it is first updated
             new_opt_state = jax.tree.map(spread_like, new_opt_state, opt_state)
             return new, new_opt_state, self._averaged(ema, new, step)
@@ -167,15 +169,26 @@ def _run(step: TrainStep, state: TrainState, batch: Any, many: bool) -> tuple[Tr
     # known only where the last step has ended: waiting for it would leave the device without work. Several
     # processes wait, as all of them must take the next step, or none
     if is_concrete(stopped) and (stopped.is_ready() or not stopped.is_fully_addressable) and bool(stopped):
-        raise ParamTreeError(
-            f"train_step: after step {int(state.step)} a loss or gradient was not finite. This state is the "
-            "last good one: save it, look at it, or go on with other batches from "
-            "dataclasses.replace(state, stopped=False)."
-        )
+        raise ParamTreeError(_stopping(state))
     heavy, light, batch = _arguments(state, batch)
     jitted = _keeping_place(step, heavy, light, many) or (step.jitted_scan if many else step.jitted)
     (params, opt_state, ema), (key, count, stopped), out = jitted(heavy, light, batch)
     return TrainState(params, opt_state, key, count, ema, stopped), out
+
+
+def _stopping(state: TrainState) -> str:
+    leaves = named_below(state.params)
+    trained = trainable_names(structure_below(state.params))
+    bad = [name for name in trained if not jnp.isfinite(leaves[name]).all()]
+    advice = (
+        f"Neither are these parameters of the state: {listing(bad, 6)}. The optimiser made them so, as an eps "
+        "of 0 or a schedule may, or they came so: go back to a state that was saved."
+        if bad
+        else "This state is the last good one: save it, look at it, or go on with other batches from "
+        "dataclasses.replace(state, stopped=False)."
+    )
+    stopped = f"train_step: after step {int(state.step)} a loss, gradient or statistic was not finite."
+    return f"{stopped} {advice}"
 
 
 def _keeping_place(step: TrainStep, heavy: _Heavy, light: _Light, many: bool) -> Any:
@@ -212,6 +225,17 @@ def _packed_gradients(part: Any, places: Places, found: Results) -> Any:
     by_index = dict(zip(places.learned, found.gradients, strict=True))
     named = zip(places.trained, leaves_below(part), strict=True)
     return filled(part, [by_index.get(index, jnp.zeros_like(leaf)) for index, leaf in named])
+
+
+def _fresh(params: Any, places: Places, found: Results) -> list[Any]:
+    """List the new statistics, with 0 where the old was infinite already, as a mask or a minimum begins."""
+    leaves = leaves_below(params)
+    pairs = [(leaves[at], new) for at, new in zip(places.statistics, found.statistics, strict=True)]
+    return [
+        jnp.where(jnp.isfinite(old), new, jnp.zeros_like(new))
+        for old, new in pairs
+        if jnp.issubdtype(new.dtype, jnp.inexact)
+    ]
 
 
 def _all_finite(values: list[Any]) -> Any:
@@ -275,8 +299,10 @@ def train_step(
 
     Gradients are computed for what is trained alone: not for fixed leaves of the tree, nor for what
     `group_optimizers` freezes. The optimiser is given no fixed leaf, so they have no state, no decay and no
-    share in a global norm. Where the loss or a gradient is not finite the step changes nothing: the state
-    returned is the last good one, no later step changes it, and the next call that knows of it raises.
+    share in a global norm. Where the loss, a gradient, or a new running statistic is not finite the step
+    changes nothing: the state returned is the last good one, no later step changes it, and the next call that
+    knows of it raises. What the optimiser makes of finite gradients is not looked at, as that takes another
+    pass over its whole state: where it is NaN, the next loss is, and the error names the parameters.
 
     Where parameters are spread over devices the new state lies where the old one does. On mesh axes of type
     Explicit, which `jax.make_mesh` makes by itself, JAX asks the loss for the `out_sharding` of every product
