@@ -100,7 +100,7 @@ import paramtree as pt
 from jax.sharding import Mesh, PartitionSpec as P
 
 def loss_fn(params, batch):
-    work = jax.lax.fori_loop(0, 300, lambda _, x: jnp.tanh(x @ x), jnp.eye(256))  # so that a step takes a while
+    work = jax.lax.fori_loop(0, 300, lambda _, x: jnp.tanh(x @ x), jnp.eye(256))  # takes a while
     return ((params["w"] * batch) ** 2).mean() + 0 * work.sum()
 
 mesh = Mesh(np.array(jax.devices()), ("data",))
@@ -127,7 +127,9 @@ def test_every_process_stops_at_the_step_at_which_one_has_a_nan():
         workers = [pool.submit(run, STOPPING, number, port, seconds=100) for number in range(2)]
         found = [result(worker.result()) for worker in workers]
     assert found[0] == found[1]
-    assert found[0]["told"].startswith("train_step: after step 1 a loss, gradient or statistic was not finite.")
+    assert found[0]["told"].startswith(
+        "train_step: after step 1 a loss, gradient or statistic was not finite."
+    )
     assert (found[0]["step"], found[0]["w"]) == (1, "no NaN or Inf in 1 parameter")
 
 

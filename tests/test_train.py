@@ -482,8 +482,16 @@ def total(params, batch):
                 pt.TrainState(one(), optax.adam(1.0).init({"w": jnp.ones(3)})), 1.0
             ),
             "train_step: the optimiser's state is not that of what is trained here; make it with step.init:\n"
-            "  0/mu/w is of shape (3,), and would be of shape (2,)\n"
-            "  0/nu/w is of shape (3,), and would be of shape (2,)",
+            "  0/mu/w is of shape=(3,), dtype=float32, and would be of shape=(2,), dtype=float32\n"
+            "  0/nu/w is of shape=(3,), dtype=float32, and would be of shape=(2,), dtype=float32",
+        ),
+        (
+            lambda: pt.train_step(total, optax.sgd(1.0, momentum=0.9))(
+                pt.TrainState(one(), pt.cast(optax.sgd(1.0, momentum=0.9).init(one()), {".*": "float16"})),
+                1.0,
+            ),
+            "train_step: the optimiser's state is not that of what is trained here; make it with step.init:\n"
+            "  0/trace/w is of shape=(2,), dtype=float16, and would be of shape=(2,), dtype=float32",
         ),
         (
             lambda: (

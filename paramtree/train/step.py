@@ -8,20 +8,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from paramtree import display
 from paramtree.draw import check_random_key
 from paramtree.errors import MismatchError, ParamTreeError, first_of, listing, raise_faults
 from paramtree.names import untyped_jax
 from paramtree.select import Rules, parse_rules
 from paramtree.ties import is_concrete
-from paramtree.train.foreign import import_optax, promoting
+from paramtree.train.foreign import import_optax, promoting, state_faults, updates_of
 from paramtree.train.fused import MOST_PACKED
 from paramtree.train.gradients import Places, Results, Task, find_places
 from paramtree.train.groups import frozen_names
 from paramtree.train.parts import filled, leaves_below, named_below, overlaid, part_of, structure_below
 from paramtree.train.spread import is_split, spread_like
 from paramtree.train.state import TrainState, check_decays, decays_by_name, new_state, trainable_names
-from paramtree.tree import check_cast_rules, flat_leaves
+from paramtree.tree import check_cast_rules
 
 _Heavy = tuple[Any, Any, Any]  # params, optimiser state, averages: donated
 _Light = tuple[Any, Any, Any]  # key, step, stopped: the caller may read them again, so they are not
@@ -144,10 +143,13 @@ class TrainStep:
         self, params: Any, part: Any, opt_state: Any, gradients: Any, loss: Any
     ) -> tuple[Any, Any]:
         optax = import_optax("train_step")
-        optimizer = optax.with_extra_args_support(self.optimizer)
-        _check_opt_state(optimizer, part, opt_state)
+        faults = state_faults(self.optimizer, part, opt_state)
+        headline = (
+            "train_step: the optimiser's state is not that of what is trained here; make it with step.init:"
+        )
+        raise_faults(MismatchError, headline, first_of(faults))
+        updates, new_opt_state = updates_of(self.optimizer, gradients, opt_state, part, loss)
         with promoting():
-            updates, new_opt_state = optimizer.update(gradients, opt_state, part, value=loss)
             return overlaid(params, [optax.apply_updates(part, updates)]), new_opt_state
 
     def _averaged(self, ema: Any, params: Any, step: Any) -> Any:
@@ -181,8 +183,8 @@ def _stopping(state: TrainState) -> str:
     trained = trainable_names(structure_below(state.params))
     bad = [name for name in trained if not jnp.isfinite(leaves[name]).all()]
     advice = (
-        f"Neither are these parameters of the state: {listing(bad, 6)}. The optimiser made them so, as an eps "
-        "of 0 or a schedule may, or they came so: go back to a state that was saved."
+        f"Neither are these parameters of the state: {listing(bad, 6)}. The optimiser made them so, as an "
+        "eps of 0 or a schedule may, or they came so: go back to a state that was saved."
         if bad
         else "This state is the last good one: save it, look at it, or go on with other batches from "
         "dataclasses.replace(state, stopped=False)."
@@ -249,30 +251,6 @@ def _all_finite(values: list[Any]) -> Any:
             small.setdefault(value.dtype, []).append(value.reshape(-1))
     vectors = [*map(jnp.concatenate, small.values()), *whole]
     return jnp.stack([jnp.isfinite(each).all() for each in vectors]).all()
-
-
-def _check_opt_state(optimizer: Any, part: Any, opt_state: Any) -> None:
-    with promoting():
-        wanted = untyped_jax.eval_shape(optimizer.init, part)
-    if untyped_jax.tree.structure(wanted) == untyped_jax.tree.structure(opt_state):
-        pairs = zip(jax.tree.leaves(wanted), jax.tree.leaves(opt_state), strict=True)
-        if all(jnp.shape(new) == jnp.shape(old) for new, old in pairs):
-            return
-    new, old = (_shapes(each) for each in (wanted, opt_state))
-    faults = [
-        f"{name} is {old.get(name, 'not there')}, and would be {new.get(name, 'not there')}"
-        for name in dict.fromkeys((*new, *old))
-        if new.get(name) != old.get(name)
-    ]
-    headline = (
-        "train_step: the optimiser's state is not that of what is trained here; make it with step.init:"
-    )
-    raise_faults(MismatchError, headline, first_of(faults) or ["its containers are of other types"])
-
-
-def _shapes(opt_state: Any) -> dict[str, str]:
-    leaves = flat_leaves(opt_state) if jax.tree.leaves(opt_state) else {}
-    return {name: f"of shape {display.shape_text(jnp.shape(leaf))}" for name, leaf in leaves.items()}
 
 
 def _check_leading(batches: Any) -> None:
