@@ -148,3 +148,19 @@ def test_who_waits_in_vain_is_told_in_seconds(number):
     done = run(JOIN, number, free_port(), 2, seconds=100)
     assert done.returncode != 0
     assert "DEADLINE_EXCEEDED" in done.stderr, done.stderr[-2000:]
+
+
+def test_two_processes_that_count_three_are_told_in_seconds():
+    port = free_port()
+    with ThreadPoolExecutor() as pool:
+        workers = [pool.submit(run, JOIN, number, port, 3, seconds=100) for number in range(2)]
+        ended = [worker.result() for worker in workers]
+    for done in ended:
+        assert done.returncode != 0
+        assert "DEADLINE_EXCEEDED" in done.stderr, done.stderr[-2000:]
+
+
+def test_a_process_whose_number_is_beyond_the_count_is_told():
+    done = run(JOIN, 2, free_port(), 2, seconds=100)
+    assert done.returncode != 0
+    assert "process_id < num_processes" in done.stderr, done.stderr[-2000:]

@@ -51,9 +51,9 @@ def updates_of(optimizer: Any, gradients: Any, state: Any, params: Any, loss: An
             raise
         raise ParamTreeError(
             "train_step: gives an optimiser the gradients, its state, the parameters, and the loss as "
-            "value=, and this one asks for more, such as a function to search along. Take one that does not, as "
-            "optax.lbfgs(linesearch=None) and optax.contrib.sam(opaque_mode=False), or call it by hand. It "
-            f"said: {error}"
+            "value=, and this one asks for more, such as a function to search along. Take one that does not, "
+            "as optax.lbfgs(linesearch=None) and optax.contrib.sam(opaque_mode=False), or call it by hand. "
+            f"It said: {error}"
         ) from error
 
 
