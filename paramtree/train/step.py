@@ -76,7 +76,7 @@ class TrainStep:
 
         Raises:
             ParamTreeError: where an earlier loss, gradient or statistic was not finite; the state is the last
-                good one.
+                good one; and where the optimiser asks for more than gradients, parameters and the loss.
             MismatchError: where the loss function returns something else than it should, the optimiser's
                 state is of other parameters, or the batch does not split into `accumulate` parts.
         """
