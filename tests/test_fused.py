@@ -79,6 +79,9 @@ def test_it_prints_its_buffers():
     [
         (optax.adamw(1e-2), None),
         (optax.chain(optax.clip_by_global_norm(0.5), optax.sgd(1e-2, momentum=0.9)), None),
+        (optax.contrib.sam(optax.sgd(1e-2), optax.sgd(1e-3), sync_period=2), None),
+        (optax.chain(optax.sgd(1e-2), optax.contrib.reduce_on_plateau()), None),
+        (optax.polyak_sgd(1e-2), None),
         (
             optax.chain(
                 optax.clip_by_global_norm(0.5),
@@ -87,7 +90,7 @@ def test_it_prints_its_buffers():
             RULES,
         ),
     ],
-    ids=["adamw", "clipped", "groups"],
+    ids=["adamw", "clipped", "sam", "plateau", "polyak", "groups"],
 )
 def test_packed_training_gives_the_same_values(optimizer, rules):
     plain, loss = trained(params_of(), optimizer)
@@ -113,17 +116,53 @@ def test_a_run_goes_on_unpacked_and_packed_again(tmp_path):
     assert int(plain.step) == int(fused.step) == 6
 
 
-@pytest.mark.parametrize("kind", [optax.lamb, optax.lars, optax.adafactor])
-def test_an_optimiser_that_looks_at_whole_parameters_is_refused(kind):
-    optimizer = kind(learning_rate=1e-2)
+MASK = pt.mask(params_of(), ".*weight")
+WHOLE = {
+    "lamb": optax.lamb(1e-2),
+    "lars": optax.lars(1e-2),
+    "adafactor": optax.adafactor(1e-2),
+    "mask": optax.adamw(1e-2, mask=MASK),
+    "freeze": optax.chain(optax.sgd(1e-2), optax.freeze(MASK)),
+}
+
+
+@pytest.mark.parametrize("optimizer", WHOLE.values(), ids=WHOLE)
+def test_an_optimiser_that_looks_at_whole_parameters_is_refused(optimizer):
     step = pt.train_step(loss_fn, optimizer, has_state=True)
     with pytest.raises(pt.MismatchError) as caught:
         step.init(pt.fuse(params_of()))
     assert str(caught.value) == (
         "train_step: this optimiser does not treat every element alike (it looks at the norm or shape of "
-        "whole parameters, or at random numbers), so it gives other results when they are packed. Train them "
-        "unpacked, with pt.unfuse, or with another optimiser."
+        "whole parameters, at a tree with their structure, as of masks or labels, or at random numbers), so "
+        "it gives other results when they are packed, or none. Train them unpacked, with pt.unfuse, or with "
+        "another optimiser; pt.group_optimizers does by rules what masks do."
     )
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(
+    "optimizer",
+    [optax.lbfgs(), optax.contrib.sam(optax.sgd(1e-2), optax.sgd(1e-2), opaque_mode=True)],
+    ids=["lbfgs", "sam"],
+)
+def test_an_optimiser_that_asks_for_a_function_is_refused(optimizer, packed):
+    step = pt.train_step(loss_fn, optimizer, has_state=True)
+    params = pt.fuse(params_of()) if packed else params_of()
+    with pytest.raises(pt.ParamTreeError) as caught:
+        step(step.init(params), X)
+    assert str(caught.value).startswith(
+        "train_step: gives an optimiser the gradients, its state, the parameters, and the loss as value=, "
+        "and this one asks for more, such as a function to search along. Take one that does not, as "
+        "optax.lbfgs(linesearch=None) and optax.contrib.sam(opaque_mode=False), or call it by hand. It said: "
+    )
+
+
+def test_a_mask_is_a_matter_of_rules():
+    rules = {".*weight": optax.adamw(1e-2), ".*": optax.adamw(1e-2, weight_decay=0.0)}
+    masked = optax.adamw(1e-2, mask=lambda part: jax.tree.map(lambda leaf: leaf.ndim > 1, part))
+    plain, _ = trained(params_of(), masked)
+    packed, _ = trained(pt.fuse(params_of(), rules), pt.group_optimizers(rules))
+    assert not pt.diff(plain.params, pt.unfuse(packed.params), rtol=1e-4, atol=1e-5)
 
 
 def test_a_buffer_of_several_groups_is_told():
@@ -144,6 +183,21 @@ def test_a_buffer_of_several_groups_is_told():
         (
             lambda: pt.fuse({"a": jnp.ones(2)}, like=pt.fuse(mixed())),
             "fuse: this tree has not the structure and shapes of what is packed in like=.",
+        ),
+        (
+            lambda: pt.fuse(pt.cast(mixed(), {"big|a/w": "float16"}), like=pt.fuse(mixed())),
+            "fuse: these have other dtypes than what is packed in like=; pt.cast them:\n"
+            "  a/w is float16, and was float32\n  big is float16, and was float32",
+        ),
+        (
+            lambda: pt.unfuse(pt.freeze(pt.fuse(mixed()), "buffers/trained/.*")),
+            "whole buffers of this packed tree are frozen, which nothing can train; freeze parameters by "
+            "name before they are packed, with pt.fuse(pt.freeze(params, select)):\n"
+            "  trained/bfloat16\n  trained/float32",
+        ),
+        (
+            lambda: pt.train_step(loss_fn, optax.sgd(0.1)).init({"net": pt.fuse(params_of())}),
+            "train_step: a part of this tree is packed; pack all of it, with pt.fuse(pt.unfuse(params)).",
         ),
         (
             lambda: pt.fuse(dict.fromkeys("ab", jnp.ones(2))),

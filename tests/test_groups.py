@@ -80,6 +80,15 @@ def test_multipliers_are_gluons():
     np.testing.assert_allclose(after["b"], 2 - 0.01 * 0.5, rtol=1e-6)
 
 
+@pytest.mark.parametrize("wait", [1, 5])
+def test_weight_decay_is_multiplied_though_the_rate_begins_at_zero(wait):
+    rate = optax.schedules.join_schedules([optax.schedules.constant_schedule(v) for v in (0.0, 0.1)], [wait])
+    params = {"w": jnp.full(3, 2.0), "v": jnp.full(3, 2.0)}
+    optimizer = pt.group_optimizers({".*": optax.adamw(rate, weight_decay=0.1)}, wd_mult={"w": 0.0})
+    after, _ = stepped(optimizer, params, wait + 1)
+    np.testing.assert_allclose(after["v"] - after["w"], -0.1 * 0.1 * 2, rtol=1e-4)
+
+
 def test_predicates_and_trees_of_other_kinds_are_grouped():
     rules = [(lambda name, leaf: leaf.ndim > 1, optax.sgd(1.0)), (".*", optax.sgd(2.0))]
     params = [jnp.zeros((2, 2)), jnp.zeros(2)]
@@ -180,6 +189,32 @@ def test_a_state_of_another_tree_is_told():
     )
     assert fails({"a": jnp.ones(2), "b": jnp.ones(3)}, (), None) == (
         "group_optimizers: the state is of type tuple; pass what its init returned."
+    )
+
+
+@pytest.mark.parametrize(
+    ("params", "found"),
+    [
+        (
+            {"a": jnp.ones(2), "b": jnp.ones(4)},
+            "shape=(3,), dtype=float32, and would be of shape=(4,), dtype=f",
+        ),
+        (
+            {"a": jnp.ones(2), "b": jnp.ones(3, "bfloat16")},
+            "shape=(3,), dtype=float32, and would be of shape=(3,), dtype=bf",
+        ),
+    ],
+    ids=["shape", "dtype"],
+)
+@pytest.mark.parametrize("transform", [lambda function: function, jax.jit], ids=["eager", "jit"])
+def test_a_state_of_other_shapes_and_dtypes_is_told(params, found, transform):
+    optimizer = pt.group_optimizers({"a": optax.sgd(1.0), ".*": optax.sgd(1.0, momentum=0.9)})
+    state = optimizer.init({"a": jnp.ones(2), "b": jnp.ones(3)})
+    with pytest.raises(pt.MismatchError) as caught:
+        transform(optimizer.update)(params, state, params)
+    assert str(caught.value).startswith(
+        "group_optimizers: the state is that of parameters of other shapes or dtypes; make it anew by init:\n"
+        f"  inner/1/0/trace/b is of {found}"
     )
 
 

@@ -87,6 +87,52 @@ def test_two_processes_of_four_devices_train_as_one_device_does():
     assert whole == {name: 8 * size for name, size in eighth.items()} == alone["full"]["shares"]
 
 
+STOPPING = """
+import json, sys
+import jax
+number, port = map(int, sys.argv[1:])
+jax.config.update("jax_cpu_collectives_implementation", "gloo")
+jax.distributed.initialize(f"127.0.0.1:{port}", 2, number, initialization_timeout=60)
+import jax.numpy as jnp
+import numpy as np
+import optax
+import paramtree as pt
+from jax.sharding import Mesh, PartitionSpec as P
+
+def loss_fn(params, batch):
+    work = jax.lax.fori_loop(0, 300, lambda _, x: jnp.tanh(x @ x), jnp.eye(256))  # takes a while
+    return ((params["w"] * batch) ** 2).mean() + 0 * work.sum()
+
+mesh = Mesh(np.array(jax.devices()), ("data",))
+step = pt.train_step(loss_fn, optax.sgd(0.1))
+state = step.init(pt.shard({"w": np.ones(4, np.float32)}, mesh, {".*": P()}))
+good, bad = (pt.shard([np.float32([1, 1, 1, last])], mesh, {".*": P("data")})[0] for last in (1, np.nan))
+state, _ = step(state, good)
+state, loss = step(state, bad)
+if number == 0:
+    jax.block_until_ready(loss)  # this one knows of the NaN when it goes on, and the other does not
+try:
+    step(state, good)
+    told = "nothing"
+except pt.ParamTreeError as error:
+    told = str(error)
+print(json.dumps({"told": told, "step": int(state.step), "w": pt.find_nonfinite(state.params).headline()}))
+"""
+
+
+def test_every_process_stops_at_the_step_at_which_one_has_a_nan():
+    pytest.importorskip("optax")
+    port = free_port()
+    with ThreadPoolExecutor() as pool:
+        workers = [pool.submit(run, STOPPING, number, port, seconds=100) for number in range(2)]
+        found = [result(worker.result()) for worker in workers]
+    assert found[0] == found[1]
+    assert found[0]["told"].startswith(
+        "train_step: after step 1 a loss, gradient or statistic was not finite."
+    )
+    assert (found[0]["step"], found[0]["w"]) == (1, "no NaN or Inf in 1 parameter")
+
+
 JOIN = """
 import sys
 import jax
@@ -102,3 +148,19 @@ def test_who_waits_in_vain_is_told_in_seconds(number):
     done = run(JOIN, number, free_port(), 2, seconds=100)
     assert done.returncode != 0
     assert "DEADLINE_EXCEEDED" in done.stderr, done.stderr[-2000:]
+
+
+def test_two_processes_that_count_three_are_told_in_seconds():
+    port = free_port()
+    with ThreadPoolExecutor() as pool:
+        workers = [pool.submit(run, JOIN, number, port, 3, seconds=100) for number in range(2)]
+        ended = [worker.result() for worker in workers]
+    for done in ended:
+        assert done.returncode != 0
+        assert "DEADLINE_EXCEEDED" in done.stderr, done.stderr[-2000:]
+
+
+def test_a_process_whose_number_is_beyond_the_count_is_told():
+    done = run(JOIN, 2, free_port(), 2, seconds=100)
+    assert done.returncode != 0
+    assert "process_id < num_processes" in done.stderr, done.stderr[-2000:]

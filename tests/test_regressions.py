@@ -536,6 +536,10 @@ def test_arrays_on_explicit_axes_are_looked_at_where_they_lie():
         params = {"w": jax.device_put(values, NamedSharding(mesh, spec))}
         assert pt.find_nonfinite(params).to_dict() == wanted.to_dict()
         assert pt.stats(params)["w"].values.nan == 1
+        assert pt.nonfinite_mask(params) == {"w": True}
+        assert jax.jit(pt.nonfinite_mask)(params)["w"]
+        with pytest.raises(pt.MismatchError, match="w float32"):
+            pt.check_finite(params)
 
 
 def test_stand_ins_are_never_one_buffer():

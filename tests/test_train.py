@@ -231,11 +231,53 @@ def test_a_loss_or_gradient_that_is_not_finite_stops_with_the_last_good_state(ba
     with pytest.raises(pt.ParamTreeError) as caught:
         step(state, jnp.float32(good))
     assert str(caught.value) == (
-        "train_step: after step 2 a loss or gradient was not finite. This state is the last good one: "
-        "save it, look at it, or go on with other batches from dataclasses.replace(state, stopped=False)."
+        "train_step: after step 2 a loss, gradient or statistic was not finite. This state is the last good "
+        "one: save it, look at it, or go on with other batches from dataclasses.replace(state, "
+        "stopped=False)."
     )
     state, _ = step(dataclasses.replace(state, stopped=False), jnp.float32(good))
     assert int(state.step) == 3
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_statistic_that_is_not_finite_stops_it_too_and_a_constant_may_be_infinite(packed):
+    def loss(params, batch):
+        new = params | {"seen": pt.Fixed(params["seen"].value + batch)}
+        return (params["w"] ** 2).sum() + params["mask"].value[0], new
+
+    params = {
+        "w": jnp.ones(3),
+        "seen": pt.Fixed(jnp.array([0.0, -np.inf])),
+        "mask": pt.Fixed(jnp.array([0.0, -np.inf])),
+        "count": pt.Fixed(jnp.zeros(2, jnp.int32)),
+    }
+    step = pt.train_step(loss, optax.sgd(0.1), has_state=True)
+    state, _ = step(step.init(pt.fuse(params) if packed else params), jnp.float32(1))
+    kept = jax.device_get(pt.unfuse(state.params))
+    state, found = step(state, jnp.float32(np.nan))
+    assert np.isfinite(found)
+    assert not pt.diff(kept, pt.unfuse(state.params))
+    assert kept["seen"].value.tolist() == [1.0, -np.inf]
+    assert (int(state.step), bool(state.stopped)) == (1, True)
+
+
+def test_parameters_that_the_optimiser_made_not_finite_are_told_when_it_stops():
+    bad = optax.stateless(lambda updates, params: jax.tree.map(lambda leaf: leaf / 0.0, updates))
+    optimizer = pt.group_optimizers({"[ab]": bad, "w": optax.sgd(0.1)})
+
+    def loss(params, batch):
+        return ((params["w"] - batch) ** 2).sum() + params["a"].sum() + params["b"]
+
+    step = pt.train_step(loss, optimizer)
+    state = step.init({"w": jnp.ones(3), "a": jnp.ones(2), "b": jnp.float32(1)})
+    state, _ = jax.block_until_ready(ran(step, state, 2, jnp.float32(2)))
+    with pytest.raises(pt.ParamTreeError) as caught:
+        step(state, jnp.float32(2))
+    assert str(caught.value) == (
+        "train_step: after step 1 a loss, gradient or statistic was not finite. Neither are these parameters "
+        "of the state: a, b. The optimiser made them so, as an eps of 0 or a schedule may, or they came so: "
+        "go back to a state that was saved."
+    )
 
 
 def test_a_scan_stays_at_the_last_good_state():
@@ -284,11 +326,13 @@ def test_a_state_made_by_hand_runs():
     assert int(state.step) == 2
 
 
-@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
+AXES = {kind: getattr(jax.sharding.AxisType, kind) for kind in ("Auto", "Explicit")}
+
+
+@pytest.mark.parametrize("kind", AXES)
 @pytest.mark.parametrize("split", ["batch", "params"])
 def test_it_runs_on_several_devices_by_placement_alone(kind, split):
-    axis = getattr(jax.sharding.AxisType, kind)
-    mesh = jax.make_mesh((4,), ("d",), axis_types=(axis,), devices=jax.devices()[:4])
+    mesh = jax.make_mesh((4,), ("d",), axis_types=(AXES[kind],), devices=jax.devices()[:4])
     whole, parted = (
         jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*spec)) for spec in ((), ("d",))
     )
@@ -303,6 +347,50 @@ def test_it_runs_on_several_devices_by_placement_alone(kind, split):
     alone, wanted = ran(step, step.init(params), 3, batch)
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
     np.testing.assert_allclose(state.params["w"], alone.params["w"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", AXES)
+@pytest.mark.parametrize(("accumulate", "packed"), [(1, False), (1, True), (2, False), (4, True)])
+def test_statistics_of_tensor_parallel_layers_stay_where_they_lie(kind, accumulate, packed):
+    mesh = jax.make_mesh((2, 2), ("data", "model"), axis_types=(AXES[kind],) * 2, devices=jax.devices()[:4])
+    spec = jax.sharding.PartitionSpec
+    net = nn.Sequential(nn.Dense(4), nn.BatchNorm())
+
+    def loss(params, batch):
+        y, params = net.apply_and_update(params, batch)
+        return ((y - 1) ** 2).mean(), params
+
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.1, momentum=0.9))
+    step = pt.train_step(loss, optimizer, has_state=True, accumulate=accumulate, ema={"dense0/.*": 0.9})
+    x = jax.random.normal(jax.random.key(1), (12, 6))  # a quarter does not divide by two devices
+    params = net.init(jax.random.key(0), x)
+    placed = pt.shard(params, mesh, {"dense0/.*": spec("model"), ".*": None})
+    [batch] = pt.shard([x], mesh, {".*": spec("data")})
+    state = step.init(pt.fuse(placed) if packed else placed)
+    state, found = ran(step, state, 2, batch)
+    alone, wanted = ran(step, step.init(params), 2, x)
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
+    held = pt.collect_params(pt.unfuse(state.params))
+    assert not pt.diff(held, pt.collect_params(alone.params), rtol=1e-4, atol=1e-5)
+    for name, leaf in pt.collect_params(placed).items():
+        assert held[name].sharding.is_equivalent_to(leaf.sharding, leaf.ndim), name
+
+
+def test_an_optimiser_may_spread_its_state_otherwise_on_explicit_axes():
+    mesh = jax.make_mesh((2,), ("d",), axis_types=(AXES["Explicit"],), devices=jax.devices()[:2])
+    params, rules = {"w": jnp.arange(32.0).reshape(4, 8)}, {".*": jax.sharding.PartitionSpec("d")}
+
+    def loss(params, batch):
+        return ((params["w"] - batch) ** 2).mean()
+
+    # its state is a norm for each row, made whole, and found where the rows lie
+    rows = optax.GradientTransformation(
+        lambda params: jnp.zeros(4), lambda updates, state, params=None: (updates, (updates["w"] ** 2).sum(1))
+    )
+    step = pt.train_step(loss, optax.chain(rows, optax.sgd(0.1)))
+    state, _ = ran(step, step.init(pt.shard(params, mesh, rules)), 2, jnp.float32(1))
+    alone, _ = ran(step, step.init(params), 2, jnp.float32(1))
+    np.testing.assert_allclose(state.opt_state[0], alone.opt_state[0], rtol=1e-5)
 
 
 # what cannot be
@@ -394,8 +482,16 @@ def total(params, batch):
                 pt.TrainState(one(), optax.adam(1.0).init({"w": jnp.ones(3)})), 1.0
             ),
             "train_step: the optimiser's state is not that of what is trained here; make it with step.init:\n"
-            "  0/mu/w is of shape (3,), and would be of shape (2,)\n"
-            "  0/nu/w is of shape (3,), and would be of shape (2,)",
+            "  0/mu/w is of shape=(3,), dtype=float32, and would be of shape=(2,), dtype=float32\n"
+            "  0/nu/w is of shape=(3,), dtype=float32, and would be of shape=(2,), dtype=float32",
+        ),
+        (
+            lambda: pt.train_step(total, optax.sgd(1.0, momentum=0.9))(
+                pt.TrainState(one(), pt.cast(optax.sgd(1.0, momentum=0.9).init(one()), {".*": "float16"})),
+                1.0,
+            ),
+            "train_step: the optimiser's state is not that of what is trained here; make it with step.init:\n"
+            "  0/trace/w is of shape=(2,), dtype=float16, and would be of shape=(2,), dtype=float32",
         ),
         (
             lambda: (

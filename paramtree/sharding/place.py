@@ -39,9 +39,16 @@ def shard(params: Any, /, mesh: Mesh, rules: Rules) -> Any:
 
     What it gives for specs is what `pt.load(file, like=...)` fills: each device reads its part.
 
+    Over the devices of several processes, join them first, and say how long they wait for each other:
+    `jax.distributed.initialize(address, processes, number, initialization_timeout=60)`. Where fewer come than
+    `processes` says, or no coordinator is at the address, it ends with DEADLINE_EXCEEDED after these seconds;
+    left alone, after 300.
+
     Args:
         params: any tree of parameters or specs, the state of an optimiser too.
-        mesh: the devices.
+        mesh: the devices, on axes of either type: of type Auto, as `jax.sharding.Mesh` makes them, a net that
+            is written for one device runs as it is; of type Explicit, as `jax.make_mesh` does, JAX asks it
+            for the `out_sharding` of products that are ambiguous.
         rules: select -> `PartitionSpec`; see `plan_sharding`, which shows them as a table.
 
     >>> from jax.sharding import PartitionSpec as P

@@ -20,6 +20,7 @@ from jax.core import Tracer
 from paramtree import display
 from paramtree.errors import MismatchError, TieError, listing, raise_faults
 from paramtree.names import Structure, TreeDef, flatten_named, flatten_tree, picker, structure_of, untyped_jax
+from paramtree.nodes import Fixed
 from paramtree.select import Rules, apply_rules, numbered, parse_rules
 from paramtree.ties import find_tied
 from paramtree.tree import fixed_names, is_array, is_array_like
@@ -73,7 +74,17 @@ class Fused:
     layout: Layout
 
     def leaves(self) -> list[Any]:
-        """List the leaves of the tree in JAX's order, those in buffers as views."""
+        """List the leaves of the tree in JAX's order, those in buffers as views.
+
+        Raises:
+            MismatchError: where buffers were frozen.
+        """
+        frozen = [key for key, held in sorted((self.buffers | self.loose).items()) if isinstance(held, Fixed)]
+        headline = (
+            "whole buffers of this packed tree are frozen, which nothing can train; freeze parameters by "
+            "name before they are packed, with pt.fuse(pt.freeze(params, select)):"
+        )
+        raise_faults(MismatchError, headline, frozen)
         pieces: dict[tuple[str, int], Any] = {}
         for key, starts in _starts(self.layout).items():
             buffer = self.buffers[key]
@@ -250,6 +261,11 @@ def _is_small(leaf: Any) -> bool:
     return 0 < leaf.size <= MOST_PACKED and whole
 
 
+def _named(tree: Any) -> list[tuple[str, int]]:
+    structure = structure_of(tree)
+    return list(zip(structure.names, structure.indices, strict=True))
+
+
 def _fused_like(tree: Any, like: Any) -> Any:
     def packed(old: Any, new: Any) -> Any:
         if not is_fused(old):
@@ -260,6 +276,11 @@ def _fused_like(tree: Any, like: Any) -> Any:
             raise MismatchError(
                 "fuse: this tree has not the structure and shapes of what is packed in like=."
             )
+        held = old.buffers | old.loose
+        dtypes = {name: (leaves[at].dtype, held[old.layout.slots[at].key].dtype) for name, at in _named(new)}
+        faults = [f"{name} is {now}, and was {was}" for name, (now, was) in dtypes.items() if now != was]
+        headline = "fuse: these have other dtypes than what is packed in like=; pt.cast them:"
+        raise_faults(MismatchError, headline, faults)
         return pack(old.layout, leaves)
 
     try:

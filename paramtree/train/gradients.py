@@ -13,6 +13,7 @@ from paramtree.names import Structure, structure_of, untyped_jax
 from paramtree.nodes import Fixed
 from paramtree.select import Rule
 from paramtree.train.precision import as_seen
+from paramtree.train.spread import split_leading, spread_like
 from paramtree.tree import fixed_names
 
 
@@ -172,7 +173,7 @@ def _new_statistics(after: Any, places: Places, old: Sequence[Any]) -> list[Any]
         if was.shape != now.shape
     ]
     raise_faults(MismatchError, "train_step: these running statistics change their shape:", first_of(faults))
-    return [now.astype(was.dtype) for was, now in zip(old, new, strict=True)]
+    return [spread_like(now.astype(was.dtype), was) for was, now in zip(old, new, strict=True)]
 
 
 def _split(batch: Any, count: int) -> Any:
@@ -185,4 +186,4 @@ def _split(batch: Any, count: int) -> Any:
     ]
     headline = f"train_step: the leading axes of a batch are to split into accumulate={count} equal parts:"
     raise_faults(MismatchError, headline, faults)
-    return jax.tree.map(lambda leaf: leaf.reshape(count, leaf.shape[0] // count, *leaf.shape[1:]), batch)
+    return jax.tree.map(lambda leaf: split_leading(leaf, count), batch)

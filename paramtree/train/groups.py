@@ -15,7 +15,7 @@ from paramtree.errors import MismatchError, NoMatchError, RuleError, first_of, l
 from paramtree.names import natural_name_key, structure_of
 from paramtree.nodes import Fixed
 from paramtree.select import Rule, Rules, check_rules, describe_select, match_rules, numbered, parse_rules
-from paramtree.train.foreign import import_optax, promoting
+from paramtree.train.foreign import import_optax, promoting, state_faults
 from paramtree.train.parts import abstract, filled, leaves_below, overlaid, structure_below, taken
 from paramtree.train.probes import decay_kind
 from paramtree.tree import fixed_names, flat_leaves
@@ -103,6 +103,8 @@ def group_optimizers(
         groups, frozen = _assigned(tree, parsed)
         _check_state(state, groups, frozen)
         _check_gradients(updates, params)
+        if params is not None:  # gradients alone may be narrower than what their state was made of
+            _check_inner(params, state, groups, inner)
         rates, decay = (_multiplied(tree, given, what, groups) for what, given in multipliers.items())
         if decay and params is None:
             raise MismatchError(
@@ -274,6 +276,18 @@ def _check_state(state: Any, groups: Sequence[_Group], frozen: Sequence[str]) ->
         if now.get(name) != then.get(name)
     ]
     headline = "group_optimizers: the state is that of another tree, or other rules; make it anew by init:"
+    raise_faults(MismatchError, headline, first_of(faults))
+
+
+def _check_inner(params: Any, state: GroupState, groups: Sequence[_Group], inner: Sequence[Any]) -> None:
+    faults = [
+        f"inner/{place}/{fault}"
+        for place, (group, old) in enumerate(zip(groups, state.inner, strict=True))
+        for fault in state_faults(inner[group.number], taken(params, group.names), old)
+    ]
+    headline = (
+        "group_optimizers: the state is that of parameters of other shapes or dtypes; make it anew by init:"
+    )
     raise_faults(MismatchError, headline, first_of(faults))
 
 

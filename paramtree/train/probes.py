@@ -8,14 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from paramtree.errors import ParamTreeError
 from paramtree.names import flatten_tree
-from paramtree.train.foreign import promoting
+from paramtree.train.foreign import promoting, updates_of
 from paramtree.train.fused import Fused, Layout, Slot, pack
 
 _SIZE = 2  # of each axis of a tiny parameter
 _SCALES = (1e-2, 1.0, 1e2)  # of gradients, leaf by leaf: what looks at whole leaves treats these differently
 _SIZES = (1e-4, 1.0, 1e4)  # of parameters beside their gradients: small ones are clipped, large ones decay
-_STEPS = 64  # at most, until two have changed something: some optimisers wait
+_STEPS = 64  # at most, until some have changed something: an optimiser may wait, and a rate begin at 0
 
 
 def decay_kind(optimizer: Any, params: Mapping[str, Any]) -> Literal["none", "decay", "other"]:
@@ -37,7 +38,11 @@ def decay_kind(optimizer: Any, params: Mapping[str, Any]) -> Literal["none", "de
         here, (first, second) = tiny(50, 150), (tiny(-1, 1) for _ in "12")
         one = next(iter(here))
         beside = here | {one: here[one].at[(0,) * here[one].ndim].multiply(2.0)}
-        _, state = optimizer.update(first, optimizer.init(here), here)
+        state = optimizer.init(here)
+        for _ in range(_STEPS):
+            _, state = optimizer.update(first, state, here)
+            if _flat(optimizer.update(second, state, here)[0]).any():
+                break
         zero = jax.tree.map(jnp.zeros_like, here)
         at_zero, at_here, at_beside = (
             _flat(optimizer.update(second, state, params)[0]) for params in (zero, here, beside)
@@ -54,7 +59,11 @@ def decay_kind(optimizer: Any, params: Mapping[str, Any]) -> Literal["none", "de
 def is_elementwise(optimizer: Any, part: Fused) -> bool:
     """Tell whether an optimiser does the same to packed parameters as to the leaves themselves.
 
-    One that uses the norm or shape of each leaf, as LAMB and Adafactor do, does not.
+    One that uses the norm or shape of each leaf, as LAMB and Adafactor do, does not; nor does one that holds
+    a tree of masks.
+
+    Raises:
+        ParamTreeError: where it asks for more than gradients, parameters and the loss.
     """
     layout = _tiny_layout(part.layout)
     return all(_agrees_packed(optimizer, layout, size) for size in _SIZES)
@@ -76,8 +85,14 @@ def _agrees_packed(optimizer: Any, layout: Layout, size: float) -> bool:
             for build in (layout.treedef.unflatten, lambda each: pack(layout, each))
         )
         changes = 0
-        for one, other in itertools.islice(zip(plain, packed, strict=True), _STEPS):
+        for one in itertools.islice(plain, _STEPS):
             found = _flat(one)
+            try:
+                other = next(packed)
+            except ParamTreeError:
+                raise
+            except ValueError:  # a tree that it holds has not the structure of what is packed
+                return False
             if not np.allclose(found, _flat(other.leaves()), rtol=1e-3, atol=1e-12):
                 return False
             changes += bool(found.any())
@@ -89,7 +104,7 @@ def _agrees_packed(optimizer: Any, layout: Layout, size: float) -> bool:
 def _steps(optimizer: Any, params: Any, *gradients: Any) -> Iterator[Any]:
     state = optimizer.init(params)
     for each in itertools.cycle(gradients):
-        updates, state = optimizer.update(each, state, params)
+        updates, state = updates_of(optimizer, each, state, params, jnp.float32(1))
         yield updates
 
 

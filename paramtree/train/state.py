@@ -38,7 +38,7 @@ class TrainState:
         key: a random key, folded with `step` for each step; None where the loss takes none.
         step: the number of steps done, an int32 scalar.
         ema: moving averages, by name, of the parameters that rules name; None where no rules are given.
-        stopped: whether a loss or gradient was not finite: then this is the last good state.
+        stopped: whether a loss, gradient or statistic was not finite: then this is the last good state.
     """
 
     params: Any
@@ -67,6 +67,10 @@ def new_state(params: Any, optimizer: Any, key: Any, ema: Rules | None, copy: bo
         MismatchError: where packed parameters meet an optimiser that looks at whole ones; and what
             `TrainStep.init` lists beside it.
     """
+    if not is_fused(params) and any(map(is_fused, jax.tree.leaves(params, is_leaf=is_fused))):
+        raise MismatchError(
+            "train_step: a part of this tree is packed; pack all of it, with pt.fuse(pt.unfuse(params))."
+        )
     plain = flat_leaves(unfuse(params))
     names = trainable_names(structure_below(params))
     _check_trained(plain, names)
@@ -77,8 +81,9 @@ def new_state(params: Any, optimizer: Any, key: Any, ema: Rules | None, copy: bo
     if is_fused(params) and not is_elementwise(optimizer, part):
         raise MismatchError(
             "train_step: this optimiser does not treat every element alike (it looks at the norm or shape of "
-            "whole parameters, or at random numbers), so it gives other results when they are packed. "
-            "Train them unpacked, with pt.unfuse, or with another optimiser."
+            "whole parameters, at a tree with their structure, as of masks or labels, or at random numbers), "
+            "so it gives other results when they are packed, or none. Train them unpacked, with pt.unfuse, "
+            "or with another optimiser; pt.group_optimizers does by rules what masks do."
         )
     averages = None if ema is None else _first_averages(params, ema)
     with promoting():

@@ -8,19 +8,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from paramtree import display
 from paramtree.draw import check_random_key
-from paramtree.errors import MismatchError, ParamTreeError, first_of, raise_faults
+from paramtree.errors import MismatchError, ParamTreeError, first_of, listing, raise_faults
 from paramtree.names import untyped_jax
 from paramtree.select import Rules, parse_rules
 from paramtree.ties import is_concrete
-from paramtree.train.foreign import import_optax, promoting
+from paramtree.train.foreign import import_optax, promoting, state_faults, updates_of
 from paramtree.train.fused import MOST_PACKED
 from paramtree.train.gradients import Places, Results, Task, find_places
 from paramtree.train.groups import frozen_names
 from paramtree.train.parts import filled, leaves_below, named_below, overlaid, part_of, structure_below
-from paramtree.train.state import TrainState, check_decays, decays_by_name, new_state
-from paramtree.tree import check_cast_rules, flat_leaves
+from paramtree.train.spread import is_split, spread_like
+from paramtree.train.state import TrainState, check_decays, decays_by_name, new_state, trainable_names
+from paramtree.tree import check_cast_rules
 
 _Heavy = tuple[Any, Any, Any]  # params, optimiser state, averages: donated
 _Light = tuple[Any, Any, Any]  # key, step, stopped: the caller may read them again, so they are not
@@ -75,7 +75,8 @@ class TrainStep:
         """Do one step; return the new state, and the loss, or (loss, aux) with `has_aux`.
 
         Raises:
-            ParamTreeError: where an earlier loss or gradient was not finite; the state is the last good one.
+            ParamTreeError: where an earlier loss, gradient or statistic was not finite; the state is the last
+                good one; and where the optimiser asks for more than gradients, parameters and the loss.
             MismatchError: where the loss function returns something else than it should, the optimiser's
                 state is of other parameters, or the batch does not split into `accumulate` parts.
         """
@@ -121,13 +122,16 @@ class TrainStep:
         )
         part = part_of(params, _names(places, places.trained))
         gradients = _packed_gradients(part, places, found)
-        good = jnp.logical_not(stopped) & _all_finite([found.loss, *jax.tree.leaves(gradients)])
+        statistics = _fresh(params, places, found) if self.task.has_state else []
+        good = ~stopped & _all_finite([found.loss, *jax.tree.leaves(gradients), *statistics])
 
         def changed() -> _Heavy:
             new, new_opt_state = self._optimized(params, part, opt_state, gradients, found.loss)
             if self.task.has_state and places.statistics:
-                statistics = part_of(params, _names(places, places.statistics))
-                new = overlaid(new, [filled(statistics, found.statistics)])
+                fixed = part_of(params, _names(places, places.statistics))
+                new = overlaid(new, [filled(fixed, found.statistics)])
+            # an optimiser may make its state whole, and spread it where it is first updated
+            new_opt_state = jax.tree.map(spread_like, new_opt_state, opt_state)
             return new, new_opt_state, self._averaged(ema, new, step)
 
         # a branch: XLA would fuse a choice between results with the gradients, and compile it for minutes
@@ -139,10 +143,13 @@ class TrainStep:
         self, params: Any, part: Any, opt_state: Any, gradients: Any, loss: Any
     ) -> tuple[Any, Any]:
         optax = import_optax("train_step")
-        optimizer = optax.with_extra_args_support(self.optimizer)
-        _check_opt_state(optimizer, part, opt_state)
+        faults = state_faults(self.optimizer, part, opt_state)
+        headline = (
+            "train_step: the optimiser's state is not that of what is trained here; make it with step.init:"
+        )
+        raise_faults(MismatchError, headline, first_of(faults))
+        updates, new_opt_state = updates_of(self.optimizer, gradients, opt_state, part, loss)
         with promoting():
-            updates, new_opt_state = optimizer.update(gradients, opt_state, part, value=loss)
             return overlaid(params, [optax.apply_updates(part, updates)]), new_opt_state
 
     def _averaged(self, ema: Any, params: Any, step: Any) -> Any:
@@ -164,15 +171,26 @@ def _run(step: TrainStep, state: TrainState, batch: Any, many: bool) -> tuple[Tr
     # known only where the last step has ended: waiting for it would leave the device without work. Several
     # processes wait, as all of them must take the next step, or none
     if is_concrete(stopped) and (stopped.is_ready() or not stopped.is_fully_addressable) and bool(stopped):
-        raise ParamTreeError(
-            f"train_step: after step {int(state.step)} a loss or gradient was not finite. This state is the "
-            "last good one: save it, look at it, or go on with other batches from "
-            "dataclasses.replace(state, stopped=False)."
-        )
+        raise ParamTreeError(_stopping(state))
     heavy, light, batch = _arguments(state, batch)
     jitted = _keeping_place(step, heavy, light, many) or (step.jitted_scan if many else step.jitted)
     (params, opt_state, ema), (key, count, stopped), out = jitted(heavy, light, batch)
     return TrainState(params, opt_state, key, count, ema, stopped), out
+
+
+def _stopping(state: TrainState) -> str:
+    leaves = named_below(state.params)
+    trained = trainable_names(structure_below(state.params))
+    bad = [name for name in trained if not jnp.isfinite(leaves[name]).all()]
+    advice = (
+        f"Neither are these parameters of the state: {listing(bad, 6)}. The optimiser made them so, as an "
+        "eps of 0 or a schedule may, or they came so: go back to a state that was saved."
+        if bad
+        else "This state is the last good one: save it, look at it, or go on with other batches from "
+        "dataclasses.replace(state, stopped=False)."
+    )
+    stopped = f"train_step: after step {int(state.step)} a loss, gradient or statistic was not finite."
+    return f"{stopped} {advice}"
 
 
 def _keeping_place(step: TrainStep, heavy: _Heavy, light: _Light, many: bool) -> Any:
@@ -211,46 +229,28 @@ def _packed_gradients(part: Any, places: Places, found: Results) -> Any:
     return filled(part, [by_index.get(index, jnp.zeros_like(leaf)) for index, leaf in named])
 
 
+def _fresh(params: Any, places: Places, found: Results) -> list[Any]:
+    """List the new statistics, with 0 where the old was infinite already, as a mask or a minimum begins."""
+    leaves = leaves_below(params)
+    pairs = [(leaves[at], new) for at, new in zip(places.statistics, found.statistics, strict=True)]
+    return [
+        jnp.where(jnp.isfinite(old), new, jnp.zeros_like(new))
+        for old, new in pairs
+        if jnp.issubdtype(new.dtype, jnp.inexact)
+    ]
+
+
 def _all_finite(values: list[Any]) -> Any:
     # the small ones in one pass: a kernel for each would take as long as the optimiser
     small: dict[Any, list[Any]] = {}
     whole: list[Any] = []
     for value in values:
-        if value.size > MOST_PACKED or _is_split(value):
+        if value.size > MOST_PACKED or is_split(value):
             whole.append(value)
         else:
             small.setdefault(value.dtype, []).append(value.reshape(-1))
     vectors = [*map(jnp.concatenate, small.values()), *whole]
     return jnp.stack([jnp.isfinite(each).all() for each in vectors]).all()
-
-
-def _is_split(value: Any) -> bool:
-    """Tell whether the type of a traced value says that it is sharded, as it does on explicit mesh axes."""
-    return any(axis is not None for axis in untyped_jax.typeof(value).sharding.spec)
-
-
-def _check_opt_state(optimizer: Any, part: Any, opt_state: Any) -> None:
-    with promoting():
-        wanted = untyped_jax.eval_shape(optimizer.init, part)
-    if untyped_jax.tree.structure(wanted) == untyped_jax.tree.structure(opt_state):
-        pairs = zip(jax.tree.leaves(wanted), jax.tree.leaves(opt_state), strict=True)
-        if all(jnp.shape(new) == jnp.shape(old) for new, old in pairs):
-            return
-    new, old = (_shapes(each) for each in (wanted, opt_state))
-    faults = [
-        f"{name} is {old.get(name, 'not there')}, and would be {new.get(name, 'not there')}"
-        for name in dict.fromkeys((*new, *old))
-        if new.get(name) != old.get(name)
-    ]
-    headline = (
-        "train_step: the optimiser's state is not that of what is trained here; make it with step.init:"
-    )
-    raise_faults(MismatchError, headline, first_of(faults) or ["its containers are of other types"])
-
-
-def _shapes(opt_state: Any) -> dict[str, str]:
-    leaves = flat_leaves(opt_state) if jax.tree.leaves(opt_state) else {}
-    return {name: f"of shape {display.shape_text(jnp.shape(leaf))}" for name, leaf in leaves.items()}
 
 
 def _check_leading(batches: Any) -> None:
@@ -277,8 +277,14 @@ def train_step(
 
     Gradients are computed for what is trained alone: not for fixed leaves of the tree, nor for what
     `group_optimizers` freezes. The optimiser is given no fixed leaf, so they have no state, no decay and no
-    share in a global norm. Where the loss or a gradient is not finite the step changes nothing: the state
-    returned is the last good one, no later step changes it, and the next call that knows of it raises.
+    share in a global norm. Where the loss, a gradient, or a new running statistic is not finite the step
+    changes nothing: the state returned is the last good one, no later step changes it, and the next call that
+    knows of it raises. What the optimiser makes of finite gradients is not looked at, as that takes another
+    pass over its whole state: where it is NaN, the next loss is, and the error names the parameters.
+
+    Where parameters are spread over devices the new state lies where the old one does. On mesh axes of type
+    Explicit, which `jax.make_mesh` makes by itself, JAX asks the loss for the `out_sharding` of every product
+    that it finds ambiguous, as of a layer whose inputs are split; on those of type Auto it finds one.
 
     Args:
         loss_fn: `loss_fn(params, batch) -> loss`, a scalar; or `loss_fn(params, batch, key)` where the state
