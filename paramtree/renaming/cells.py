@@ -148,7 +148,7 @@ class Cell:
         ):
             return False
         shapes = [layers.shape(join(block, key), self.kernel) or () for key in keys]
-        hidden = shapes[-1][0] if len(shapes[-1]) == 2 else 0
+        hidden = sum(shapes[-1][:1])
         rows = {shape[:-1] for shape in shapes[: len(self.inputs)]}
         return (
             all(shape[1:] == (hidden * self.gates // len(self.inputs),) for shape in shapes)
