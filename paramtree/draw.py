@@ -4,7 +4,7 @@ So adding, removing or reordering other parameters changes no value, and neither
 one initialiser, shape and dtype are drawn together, in one compiled program.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from hashlib import blake2b
@@ -179,7 +179,7 @@ def draw(
     """
     check_random_key(key)
     _check_known(specs)
-    specs = {name: _unmixed(name, spec) for name, spec in specs.items()}
+    specs = {name: _unmixed(name, spec, specs) for name, spec in specs.items()}
     _check_initialisers(specs)
     if shardings is None and isinstance(key, Tracer):
         return _draw_together(key, specs)
@@ -295,10 +295,10 @@ def _joined(spec: ParamSpec, drawn: Any) -> jax.Array:
     return jax.lax.convert_element_type(untyped_jax.numpy.asarray(drawn), spec.dtype)
 
 
-def _unmixed(name: str, spec: ParamSpec) -> ParamSpec:
+def _unmixed(name: str, spec: ParamSpec, names: Container[str]) -> ParamSpec:
     """Put the initialiser that a mixture chooses in its place; where none fits, the mixture complains."""
     while isinstance(spec.init, Mixed):
-        fitting = (rule.value for rule in spec.init.rules if matches(rule.select, name, spec))
+        fitting = (rule.value for rule in spec.init.rules if matches(rule.select, name, spec, names))
         chosen = next(fitting, _UNSET)
         if chosen is _UNSET:
             return spec

@@ -8,7 +8,7 @@ raises, and so do rules that are unused, shadowed, or leave a parameter uncovere
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import chain, combinations
 from typing import Any, NamedTuple, TypeGuard, cast
@@ -24,6 +24,7 @@ Select = str | re.Pattern[str] | Predicate | Sequence["Select"]
 Rules = Mapping[Any, Any] | Sequence[tuple[Any, Any]]
 
 _SEARCHED = 10_000  # names tried for a proposal, so that an error never takes seconds
+_LITERAL = re.compile(r"(?:[^.^$*+?{}\[\]\\|()]|\\[^a-zA-Z0-9])*")  # no sign but escaped ones
 _GROUP = re.compile(r"\\(g<\w+>|[1-9]\d?)")  # a reference to a group, in a template
 REQUIRED: Any = object()  # the default of `default=`: every parameter must be covered
 
@@ -132,7 +133,17 @@ def spells_out(select: Any, name: str) -> bool:
     """
     if isinstance(select, tuple | list):
         return any(spells_out(each, name) for each in cast(Any, select))
-    return (select.pattern if _is_pattern(select) else select) in (name, re.escape(name))
+    pattern = select.pattern if _is_pattern(select) else select
+    return pattern == name or (isinstance(pattern, str) and literal_of(pattern) == name)
+
+
+def literal_of(pattern: str) -> str | None:
+    r"""Give the one text that a pattern matches, where it is that text with signs escaped.
+
+    >>> literal_of(r"0\.weight"), literal_of("0.weight"), literal_of(r"\d")
+    ('0.weight', None, None)
+    """
+    return re.sub(r"\\(.)", r"\1", pattern, flags=re.DOTALL) if _LITERAL.fullmatch(pattern) else None
 
 
 def depends_on_leaves(select: Any) -> bool:
@@ -142,19 +153,19 @@ def depends_on_leaves(select: Any) -> bool:
     return callable(select)
 
 
-def matches(select: Any, name: str, leaf: Any = None) -> bool:
-    """Tell whether a select hits one parameter.
+def matches(select: Any, name: str, leaf: Any = None, names: Container[str] = ()) -> bool:
+    """Tell whether a select hits one parameter; one that is itself among the tree's names means that alone.
 
-    >>> matches(("embed/.*", ".*bias"), "dense0/bias")
-    True
+    >>> matches(("embed/.*", ".*bias"), "dense0/bias"), matches("w.1", "wx1", names=["w.1", "wx1"])
+    (True, False)
     """
     if isinstance(select, str):
-        return re.fullmatch(select, name) is not None
+        return select == name or (select not in names and re.fullmatch(select, name) is not None)
     if _is_pattern(select):
         return select.fullmatch(name) is not None
     if callable(select):
         return bool(select(name, leaf))
-    return any(matches(each, name, leaf) for each in select)
+    return any(matches(each, name, leaf, names) for each in select)
 
 
 def matching_names(select: Any, held: Mapping[str, Any]) -> list[str]:
@@ -163,12 +174,7 @@ def matching_names(select: Any, held: Mapping[str, Any]) -> list[str]:
     >>> matching_names("w.1", {"w.1": 0, "wx1": 0}), matching_names("w.*", {"w.1": 0, "wx1": 0})
     (['w.1'], ['w.1', 'wx1'])
     """
-    if _is_several(select):
-        hit = {name for each in select for name in matching_names(each, held)}
-        return [name for name in held if name in hit]
-    if isinstance(select, str) and select in held:
-        return [select]
-    return [name for name, leaf in held.items() if matches(select, name, leaf)]
+    return [name for name, leaf in held.items() if matches(select, name, leaf, held)]
 
 
 def held_leaves(tree: Any) -> list[Any]:
@@ -188,6 +194,9 @@ def _places(structure: Structure, select: Any, held: Sequence[Any] = ()) -> tupl
         return tuple(sorted({place for each in select for place in _places(structure, each, held)}))
     if isinstance(select, str) and select in structure.position:
         return (structure.position[select],)  # a name means itself, though its dots would match more
+    if isinstance(select, str) and (literal := literal_of(select)) is not None:
+        place = structure.position.get(literal)  # of thousands of them each would be held against every name
+        return () if place is None else (place,)
     if callable(select):
         named = zip(structure.names, structure.indices, strict=True)
         return tuple(place for place, (name, index) in enumerate(named) if select(name, held[index]))

@@ -1,6 +1,6 @@
 """What a file offers to a tree: its arrays under all their names, and what rules make of them."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -90,12 +90,13 @@ def find_offers(
     moves, faults = find_moves({**contents.specs, **refused}, rename)
     rows = [Row("rule", "", (), None, f"rename: {fault}") for fault in faults]
     offers: list[Offer] = []
+    known = {target for move in moves for target in move.targets}
     for move in moves:
         bad = [name for name in move.sources if name in refused]
         known = [contents.specs[name] for name in move.sources if name not in refused]
         if not move.targets:
             rows += [Row("left out", "", (name,), contents.specs.get(name)) for name in move.sources]
-        elif bad and _is_outside(select, move):
+        elif bad and _is_outside(select, move, known):
             rows.append(Row("not selected", "", move.sources, None))
         elif bad:
             note = listing([f"it is {stored.refused[name]}" for name in bad])
@@ -104,7 +105,7 @@ def find_offers(
             try:
                 specs = move.specs(contents.specs)
             except MismatchError as error:
-                if _is_outside(select, move):
+                if _is_outside(select, move, known):
                     rows.append(Row("not selected", "", move.sources, known[0]))
                     continue
                 rows.append(Row("shape", "", move.sources, known[0], str(error)))
@@ -116,11 +117,11 @@ def find_offers(
     return offers, rows
 
 
-def _is_outside(select: Select | None, move: Move) -> bool:
+def _is_outside(select: Select | None, move: Move, known: Container[str]) -> bool:
     """Tell whether a select leaves out all that a move gives; a predicate would have to see the values."""
     if select is None or depends_on_leaves(select):
         return False
-    return not any(matches(select, target) for target in move.targets)
+    return not any(matches(select, target, names=known) for target in move.targets)
 
 
 def skeleton(

@@ -11,7 +11,7 @@ import numpy as np
 
 from paramtree.errors import MismatchError, RuleError, listing
 from paramtree.renaming.convert import Array, Convert, Step
-from paramtree.select import Rule, describe_select, expand_template, match_rules, parse_rules
+from paramtree.select import Rule, describe_select, expand_template, match_rules, matches, parse_rules
 
 Specs = Mapping[str, Any]  # name -> what has a shape and a dtype
 
@@ -143,7 +143,7 @@ def _collect(
             moves.append(Move((name,), ()))
             continue
         patterns = select if isinstance(select, tuple) else (select,)
-        part, pattern = next((n, each) for n, each in enumerate(patterns) if _is_hit(each, name, specs))
+        part, pattern = next((n, each) for n, each in enumerate(patterns) if matches(each, name, names=specs))
         targets = tuple(expand_template(pattern, name, template) for template in convert.to)
         group = parts.setdefault((at, targets), {})
         if part in group and len(patterns) > 1:
@@ -160,9 +160,3 @@ def _collect(
             made = f"{listing(targets)} is made of {listing(list(group.values()))}"
             faults.append(f"rule {at}: {made} and of {listing(lacking)}, which the file lacks")
     return moves
-
-
-def _is_hit(pattern: Any, name: str, specs: Specs) -> bool:
-    if pattern in specs:
-        return pattern == name  # a name means itself, though its dots would match more
-    return re.fullmatch(pattern, name) is not None
