@@ -153,7 +153,7 @@ class Cell:
         return (
             all(shape[1:] == (hidden * self.gates // len(self.inputs),) for shape in shapes)
             and len(rows) == 1
-            and {shape[0] for shape in shapes[len(self.inputs) :]} == {hidden}
+            and {shape[:1] for shape in shapes[len(self.inputs) :]} == {(hidden,)}
         )
 
 
