@@ -23,7 +23,7 @@ from paramtree.names import SEPARATOR, is_under, join, natural_key, nest, struct
 from paramtree.nodes import Alias, Fixed, follow, resolve
 from paramtree.positions import positional_names
 from paramtree.select import Select
-from paramtree.tree import ParamDict, collect_params, fixed_names, flat_leaves, update
+from paramtree.tree import ParamDict, collect_params, flat_leaves, update
 
 
 class _Views:
@@ -36,7 +36,8 @@ class _Views:
         self.plain = resolve(params)
         self.leaves = flat_leaves(self.plain)
         self.grads = None if grads is None else flat_leaves(grads)
-        self.fixed = frozenset(fixed_names(self.structure))
+        known = collect_params(params)
+        self.fixed, self.frozen = known.fixed, known.frozen
         _check_grads(flat_leaves(params), self.grads or {})
 
     def aliases(self) -> dict[str, Alias]:
@@ -73,7 +74,7 @@ class Parameter:
 
     Attributes:
         name: where it lives; for a tied place, the name it shares.
-        trainable: whether it has a gradient: False for a constant or running statistic.
+        trainable: whether it has a gradient: False for a constant, a running statistic and what is frozen.
         transposed: whether it was reached through a tie that sees it transposed: all of it is shown so.
     """
 
@@ -100,11 +101,12 @@ class Parameter:
         """Give its gradient: zeros where the net was bound without gradients.
 
         Raises:
-            ParamTreeError: for a constant, which has none.
+            ParamTreeError: for a constant or what is frozen, which have none.
             UnknownNameError: where the gradients do not hold it.
         """
         if not self.trainable:
-            raise ParamTreeError(f"{self.name} is a constant, and has no gradient; pt.unfreeze it.")
+            kind = "frozen" if self._kind() == "Frozen" else "a constant"
+            raise ParamTreeError(f"{self.name} is {kind}, and has no gradient; pt.unfreeze it.")
         grads = self._views.grads
         if grads is None:
             # a NumPy array may be of 64 bits, which JAX would narrow
@@ -124,11 +126,16 @@ class Parameter:
         stored = (lambda old: self._seen(value(self._seen(old)))) if callable(value) else self._seen(value)
         return update(self._views.params, {self.name: stored})
 
+    def _kind(self) -> str:
+        if self.trainable:
+            return "Parameter"
+        return "Frozen" if self.name in self._views.frozen else "Constant"
+
     def _seen(self, value: Any) -> Any:
         return value.swapaxes(-1, -2) if self.transposed and hasattr(value, "swapaxes") else value
 
     def __repr__(self) -> str:
-        line = display.parameter_line(self.name, self.data(), fixed=not self.trainable)
+        line = display.parameter_line(self.name, self.data(), self._kind())
         return f"{line}, transposed" if self.transposed else line
 
 
@@ -245,7 +252,7 @@ class Bound:
             flat[name] = Fixed(views.leaves[name]) if name in views.fixed else views.leaves[name]
         found = collect_params(nest(flat), select, allow_empty=allow_empty)
         collected = ParamDict({name: self._parameter(name) for name in found})
-        collected.fixed = views.fixed
+        collected.fixed, collected.frozen = views.fixed, views.frozen
         if select is None:
             collected.title = self._title()
             collected.tied = {

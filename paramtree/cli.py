@@ -1,6 +1,7 @@
 """The command line: `paramtree`, or `python -m paramtree`."""
 
 import os
+import re
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
@@ -14,7 +15,8 @@ from paramtree.commands.plan import PLAN
 from paramtree.commands.show import SHOW
 from paramtree.commands.stats import STATS
 from paramtree.commands.tour import TOUR
-from paramtree.errors import NoMatchError, ParamTreeError
+from paramtree.commands.wording import in_options
+from paramtree.errors import NoMatchError, ParamTreeError, did_you_mean
 
 _COMMANDS: dict[str, Command] = {each.name: each for each in (SHOW, STATS, DIFF, PLAN, CONVERT, TOUR)}
 _TROUBLE = 2
@@ -28,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: what was typed after `paramtree`; the arguments of this process, if left out.
     """
     try:
-        options = _parser().parse_args(arguments)
+        options = _parse(arguments)
         return _run(_COMMANDS[options.command], options)
     except SystemExit:  # of --help, and bad usage
         _write("")
@@ -37,31 +39,45 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _INTERRUPTED
 
 
-def _parser() -> ArgumentParser:
+def _parse(arguments: Sequence[str] | None) -> Namespace:
     parser = ArgumentParser("paramtree", description="Look at model parameters, by name.", allow_abbrev=False)
     version = import_module("paramtree").__version__
     parser.add_argument("--version", action="version", version=f"paramtree {version}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    parsers: dict[str, ArgumentParser] = {}
     for command in _COMMANDS.values():
-        command.configure(
-            commands.add_parser(
-                command.name,
-                help=command.help,
-                description=command.description,
-                epilog=f"example: {command.example}",
-                allow_abbrev=False,
-            )
+        parsers[command.name] = commands.add_parser(
+            command.name,
+            help=command.help,
+            description=command.description,
+            epilog=f"example: {command.example}",
+            allow_abbrev=False,
         )
-    return parser
+        command.configure(parsers[command.name])
+    options, rest = parser.parse_known_args(arguments)
+    if rest:
+        _take_rest(parsers[options.command], options, rest)
+    return options
+
+
+def _take_rest(parser: ArgumentParser, options: Namespace, rest: Sequence[str]) -> None:
+    """Take a SELECT that stands behind an option, which argparse does not find; refuse all else."""
+    spare = [text for text in rest if not text.startswith("-")]
+    if spare and getattr(options, "select", "") is None:
+        options.select = spare.pop(0)
+    wrong = [text for text in rest if text.startswith("-")]
+    if wrong or spare:
+        known = re.findall(r"--\w+", parser.format_usage())
+        hints = "".join(did_you_mean(text.partition("=")[0], known) for text in wrong[:1])
+        parser.error(f"unrecognized arguments: {' '.join([*wrong, *spare])}.{hints}")
 
 
 def _run(command: Command, options: Namespace) -> int:
     try:
         outcome = command.run(options)
-    except NoMatchError as error:
-        return _tell(str(error), command.nothing_found)
     except ParamTreeError as error:
-        return _tell(str(error), _TROUBLE)
+        code = command.nothing_found if isinstance(error, NoMatchError) else _TROUBLE
+        return _tell(in_options(str(error)), code)
     except BrokenPipeError:
         return _leave_quietly()
     except OSError as error:

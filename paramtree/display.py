@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterable, Sequence
+from dataclasses import fields
 from html import escape
 from typing import Any
 
@@ -47,14 +48,26 @@ def shape_text(shape: Sequence[Any]) -> str:
     return f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"
 
 
-def parameter_line(name: str, leaf: Any, fixed: bool = False) -> str:
-    """Write one parameter on one line.
+def call_text(value: Any, /) -> str:
+    """Write a dataclass as the call that makes it, without what is as it is by default.
+
+    >>> from paramtree.nodes import Alias
+    >>> call_text(Alias("embed")), call_text(Alias("embed", transpose=True))
+    ("Alias(target='embed')", "Alias(target='embed', transpose=True)")
+    """
+    held = [(field.name, getattr(value, field.name), field.default) for field in fields(value)]
+    said = ", ".join(f"{name}={setting!r}" for name, setting, default in held if setting != default)
+    return f"{type(value).__name__}({said})"
+
+
+def parameter_line(name: str, leaf: Any, kind: str = "Parameter") -> str:
+    """Write one parameter on one line; its kind is "Parameter", "Constant" or "Frozen".
 
     >>> import numpy as np
     >>> parameter_line("dense0/bias", np.zeros(10, np.float32))
     'Parameter dense0/bias (shape=(10,), dtype=float32)'
     """
-    return f"{'Constant' if fixed else 'Parameter'} {name} ({shape_dtype(leaf)})"
+    return f"{kind} {name} ({shape_dtype(leaf)})"
 
 
 def elide(lines: Sequence[str]) -> list[str]:
@@ -62,7 +75,11 @@ def elide(lines: Sequence[str]) -> list[str]:
     if len(lines) <= _SHOWN:
         return list(lines)
     half = _SHOWN // 2
-    return [*lines[:half], f"... {len(lines) - 2 * half:,} more ...", *lines[-half:]]
+    return [*lines[:half], _more(len(lines) - 2 * half), *lines[-half:]]
+
+
+def _more(count: int) -> str:
+    return f"... {count:,} more ..."
 
 
 def block_text(title: str, lines: Iterable[str]) -> str:
@@ -73,7 +90,8 @@ def block_text(title: str, lines: Iterable[str]) -> str:
       Parameter dense0/bias (shape=(10,), dtype=float32)
     )
     """
-    return "\n".join([f"{title} (", *(f"  {line}" for line in elide(list(lines))), ")"])
+    shown = [f"  {_printable(line)}" for line in elide(list(lines))]
+    return "\n".join([f"{_printable(title)} (", *shown, ")"])
 
 
 def terminal_width() -> int:
@@ -91,18 +109,24 @@ def table_text(head: Sequence[str], rows: Sequence[Sequence[str]], width: int, w
     a/weight     12
     b             3
     """
-    cells = [[_printable(cell) for cell in row] for row in (head, *rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines, half = (head, *rows), _SHOWN // 2
+    shown = lines if len(lines) <= _SHOWN else (*lines[:half], *lines[-half:])
+    cells = [[_printable(cell) for cell in line] for line in shown]
+    columns: list[Sequence[str]] = list(zip(*cells, strict=True))
+    widths = [max(map(len, column)) for column in columns]
     room = width - sum(widths[wide:]) - len(_GAP) * (len(widths) - 1)
     widths[:wide] = _shared(widths[:wide], room)
-    lines = [
+    columns[:wide] = map(_cut, columns[:wide], widths[:wide])
+    text = [
         _GAP.join(
-            _cut(cell, size).ljust(size) if column < wide else cell.rjust(size)
+            cell.ljust(size) if column < wide else cell.rjust(size)
             for column, (cell, size) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
-        for row in cells
+        for row in zip(*columns, strict=True)
     ]
-    return "\n".join(elide(lines))
+    if len(shown) < len(lines):
+        text.insert(half, _more(len(lines) - len(shown)))
+    return "\n".join(text)
 
 
 def _shared(widths: Sequence[int], room: int) -> list[int]:
@@ -117,11 +141,16 @@ def _shared(widths: Sequence[int], room: int) -> list[int]:
     return given
 
 
-def _cut(text: str, size: int) -> str:
-    if len(text) <= size:
-        return text
-    right = (size - 1) // 2
-    return f"{text[: size - 1 - right]}…{text[len(text) - right :]}"
+def _cut(texts: Sequence[str], size: int) -> Sequence[str]:
+    """Cut texts to a size: in their middle, or as near to it as keeps most of them apart."""
+    if max(map(len, texts)) <= size:
+        return texts
+
+    def cut(left: int) -> list[str]:
+        right = size - 1 - left
+        return [text if len(text) <= size else f"{text[:left]}…{text[len(text) - right :]}" for text in texts]
+
+    return cut(min(range(size), key=lambda left: (-len(set(cut(left))), abs(left - size // 2))))
 
 
 def _printable(text: str) -> str:
@@ -145,7 +174,7 @@ def table_html(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]],
     heads = "".join(f"<th>{escape(cell)}</th>" for cell in head)
     if len(body) > _SHOWN:
         half = _SHOWN // 2
-        cut = f'<tr><td colspan="{len(head)}">... {len(body) - 2 * half:,} more ...</td></tr>'
+        cut = f'<tr><td colspan="{len(head)}">{_more(len(body) - 2 * half)}</td></tr>'
         body = [*body[:half], cut, *body[-half:]]
     return (
         f'{_STYLE}<table class="paramtree"><caption>{escape(caption)}</caption>'

@@ -4,6 +4,7 @@ So adding, removing or reordering other parameters changes no value, and neither
 one initialiser, shape and dtype are drawn together, in one compiled program.
 """
 
+import reprlib
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -296,8 +297,11 @@ def _joined(spec: ParamSpec, drawn: Any) -> jax.Array:
 
 
 def _unmixed(name: str, spec: ParamSpec, names: Container[str]) -> ParamSpec:
-    """Put the initialiser that a mixture chooses in its place; where none fits, the mixture complains."""
-    while isinstance(spec.init, Mixed):
+    """Put the initialiser that a mixture chooses in its place; where none fits, the mixture complains.
+
+    In a stack it stays, and chooses for each repetition by the name that this has as a separate block.
+    """
+    while isinstance(spec.init, Mixed) and not spec.repeats:
         fitting = (rule.value for rule in spec.init.rules if matches(rule.select, name, spec, names))
         chosen = next(fitting, _UNSET)
         if chosen is _UNSET:
@@ -430,7 +434,7 @@ def check_random_key(key: Any, what: str = "the first argument") -> None:
     """
     typed = is_array(key) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
     if not (key.ndim == 0 if typed else is_array(key) and key.dtype == np.uint32 and key.ndim == 1):
-        found = display.shape_dtype(key)
+        found = display.shape_dtype(key) if is_array_like(key) else reprlib.repr(key)  # not a whole tree
         raise ParamTreeError(f"{what} must be one random key, such as jax.random.key(0); found {found}.")
 
 
@@ -489,16 +493,16 @@ def parse_init(init: Any) -> Any:
     return parse_rules(init) if are_rules(init) else init
 
 
-def choose(init: Any, name: str, spec: ParamSpec, fixed: bool) -> Any:
+def choose(init: Any, name: str, spec: ParamSpec, fixed: bool, names: Container[str] = ()) -> Any:
     """Give the initialiser of one parameter: an explicit rule, else its layer's own, else the default.
 
-    `init` has been through `parse_init`.
+    `init` has been through `parse_init`; `names` are those of the tree, as far as they are known.
     """
     if isinstance(init, Load):
         return init
     if are_rules(init):
         for rule in init:
-            if spells_out(rule.select, name) or (not fixed and matches(rule.select, name, spec)):
+            if spells_out(rule.select, name) or (not fixed and matches(rule.select, name, spec, names)):
                 return rule.value
     return _unless_ruled(init, spec)
 
@@ -621,13 +625,16 @@ def reinit(key: jax.Array, params: Any, rules: Rules, /) -> Any:
         MismatchError: where an initialiser does not give what was asked.
         ParamTreeError: where the key is not one of `jax.random`, or something is not an initialiser.
     """
+    check_random_key(key)
     leaves, structure, values = apply_rules(params, rules, default=_UNSET, spelled_out=_is_fixed)
     ruled = zip(structure.names, structure.indices, values, strict=True)
     chosen = {name: (index, value) for name, index, value in ruled if value is not _UNSET}
     faults = [
-        f"{name} is {leaves[at]!r}" for name, (at, _) in chosen.items() if not is_array_like(leaves[at])
+        f"{name} is {display.shape_dtype(leaves[at])}"
+        for name, (at, _) in chosen.items()
+        if not is_array_like(leaves[at]) or jnp.issubdtype(leaves[at].dtype, jax.dtypes.extended)
     ]
-    raise_faults(MismatchError, "reinit: these are not arrays:", faults)
+    raise_faults(MismatchError, "reinit: these are not arrays of numbers:", faults)
     specs = {
         name: ParamSpec(tuple(leaves[at].shape), leaves[at].dtype, value)
         for name, (at, value) in chosen.items()

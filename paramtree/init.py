@@ -8,7 +8,8 @@ weights `(out, in/groups, *kernel)`, hence `fan_in = shape[1] * prod(shape[2:])`
 `fan_out = shape[0] * prod(shape[2:])`. JAX's own assume `(in, out)`: give them `in_axis=1, out_axis=0`.
 
 Random values are drawn in float32 (float64 where asked) and rounded once to a narrower dtype, so a bfloat16
-parameter is the float32 one rounded. The bits are the same eager, under `jit` and under `vmap` over keys.
+parameter is the float32 one rounded. The bits are the same eager, under `jit` and under `vmap` over keys of
+JAX's default kind; with those of "rbg" JAX itself draws other ones under `vmap`.
 """
 
 from __future__ import annotations

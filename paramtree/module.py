@@ -5,7 +5,7 @@ A `Module` wraps `call(scope, *inputs)`. To *init* is to run it while it says wh
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, cast
@@ -16,11 +16,21 @@ import jax.numpy as jnp
 from jax.core import Tracer
 
 from paramtree import display
-from paramtree.draw import NEEDS_VALUES, ParamSpec, check_random_key, choose, draw, materialize, parse_init
+from paramtree.draw import (
+    NEEDS_VALUES,
+    ParamSpec,
+    are_rules,
+    check_random_key,
+    choose,
+    draw,
+    materialize,
+    parse_init,
+)
 from paramtree.errors import MismatchError, ParamTreeError, TieError
 from paramtree.names import check_key, join, nest, untyped_jax
 from paramtree.run import Applying, Declaring
 from paramtree.scope import Keys, Scope, call_layer
+from paramtree.select import spells_out
 from paramtree.tree import update
 
 Call = Callable[..., Any]
@@ -82,7 +92,9 @@ class Module:
                 f"and not {type(self.shares).__name__}."
             )
         for make in (_init, _apply, _apply_and_update, _specs):
-            object.__setattr__(self, make.__name__[1:], make(self))
+            function: Any = make(self)
+            function.__qualname__ = f"{self.title}.{function.__name__}"  # for errors of Python
+            object.__setattr__(self, function.__name__, function)
 
     @property
     def params(self) -> "Module":
@@ -254,7 +266,8 @@ def outputs_of(net: Module, *inputs: Any) -> tuple[tuple[Any, ...], dict[str, An
     """Find the shapes of what a net gives, and each module that it calls, without computing anything.
 
     Returns:
-        The inputs, texts of shapes read; and the shapes and dtypes by place, the net's own at "".
+        The inputs, texts of shapes read; and the shapes and dtypes by place, in the order of the calls, the
+        net's own at "".
 
     Raises:
         ParamTreeError: where the net decides by values in Python.
@@ -266,7 +279,7 @@ def outputs_of(net: Module, *inputs: Any) -> tuple[tuple[Any, ...], dict[str, An
         run = Declaring(None, {})
         outputs = call_layer(net, Scope(run, net.title, "", run.home(net, ""), inputs), inputs)
         run.gave("", outputs)
-        found.update(run.outputs)
+        found.update((place, run.outputs[place]) for place in ("", *run.layers))
 
     try:
         untyped_jax.eval_shape(trace, *shapes)
@@ -353,9 +366,18 @@ def _find_specs(net: Module, inputs: tuple[Any, ...], key: Any, init: Any) -> An
                 f"{net.title} decides by values in Python, so its parameters cannot be found from shapes "
                 "alone. Pass arrays, outside of jit and vmap; or use jax.lax.cond or jax.lax.while_loop."
             ) from error
-        value = partial(_draw_one, jax.random.key(0) if key is None else key, init)
-        found = _declare(net, shapes, value)
+        found = _declare_by_values(net, shapes, jax.random.key(0) if key is None else key, init)
     return nest(found)
+
+
+def _declare_by_values(net: Module, inputs: tuple[Any, ...], key: jax.Array, init: Any) -> dict[str, Any]:
+    """Find what a net wants that decides by values: it sees each parameter as it will be drawn."""
+    found = _declare(net, inputs, partial(_draw_one, key, init, ()))
+    dotted = [name for name in found if re.escape(name) != name]
+    if not are_rules(init) or not any(spells_out(rule.select, name) for rule in init for name in dotted):
+        return found
+    # such a rule means that one name alone, and was taken for a pattern while the names were not known
+    return _declare(net, inputs, partial(_draw_one, key, init, found))
 
 
 def _declare(net: Module, inputs: tuple[Any, ...], value: Any) -> dict[str, Any]:
@@ -369,8 +391,10 @@ def _declare_once(net: Module, inputs: tuple[Any, ...], value: Any, moved: dict[
     return run
 
 
-def _draw_one(key: jax.Array, init: Any, name: str, spec: ParamSpec, fixed: bool) -> Any:
-    return draw(key, {name: replace(spec, init=choose(init, name, spec, fixed))})[name]
+def _draw_one(
+    key: jax.Array, init: Any, names: Container[str], name: str, spec: ParamSpec, fixed: bool
+) -> Any:
+    return draw(key, {name: replace(spec, init=choose(init, name, spec, fixed, names))})[name]
 
 
 def _is_concrete(value: object) -> bool:

@@ -83,12 +83,14 @@ def natural_key(key: str) -> tuple[Any, ...]:
     >>> sorted(["layer10", "bias", "layer2", "weight"], key=natural_key)
     ['weight', 'bias', 'layer2', 'layer10']
     """
-    parts = re.split(r"(\d+)", key)
-    return (
-        key not in _LEADING,
-        [int(part) if part.isdecimal() else part for part in parts],
-        key,
-    )
+    return key not in _LEADING, [_natural(part) for part in re.split(r"(\d+)", key)], key
+
+
+def _natural(part: str) -> Any:
+    if not part.isdecimal():
+        return part
+    digits = part.lstrip("0")
+    return len(digits), digits  # in the order of the numbers, of which Python refuses to read very long ones
 
 
 def natural_name_key(name: str) -> list[tuple[Any, ...]]:
@@ -240,7 +242,7 @@ def _in_order(node: dict[Any, Any]) -> Sequence[Any]:
 
 @lru_cache(maxsize=4096)
 def _ordered(keys: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(sorted(keys, key=natural_name_key))
+    return tuple(sorted(keys, key=lambda key: natural_name_key(str(key))))  # an OrderedDict may mix types
 
 
 def is_dict(value: object) -> TypeGuard[dict[Any, Any]]:
@@ -250,7 +252,7 @@ def is_dict(value: object) -> TypeGuard[dict[Any, Any]]:
 
 def is_transparent(value: object) -> bool:
     """Tell whether something in a tree gives its one leaf its own name."""
-    return getattr(type(value), "transparent", False)
+    return getattr(type(value), "transparent", False) is True  # a field of that name is something else
 
 
 def structure_of(tree: Any) -> Structure:
@@ -329,12 +331,14 @@ def flatten_tree(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> tup
     [2.0, 1.0]
 
     Raises:
-        BadNameError: where JAX cannot flatten it, as the keys of a dict cannot be sorted.
+        BadNameError: where JAX cannot flatten it: the keys of a dict cannot be sorted, or it is too deep.
     """
     try:
         return untyped_jax.tree_util.tree_flatten(tree, is_leaf)
     except ValueError as error:
         raise BadNameError(f"JAX cannot flatten this tree: {error} Make all keys strings.") from error
+    except (RecursionError, SystemError) as error:  # the second is how JAX reports the first
+        raise BadNameError("this tree is nested too deeply for JAX; put its blocks side by side.") from error
 
 
 Picker = Callable[[Sequence[Any]], tuple[Any, ...]]

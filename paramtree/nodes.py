@@ -28,6 +28,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
+from paramtree import display
 from paramtree.errors import TieError, did_you_mean
 from paramtree.names import (
     SEPARATOR,
@@ -64,7 +65,6 @@ class Node:
         raise NotImplementedError(f"{type(self).__name__} has no method resolve(lookup)")
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=(), meta_fields=("target", "transpose"))
 @dataclass(frozen=True)
 class Alias(Node):
     """Say that this key is that key: one parameter, or block, under a second name, stored once.
@@ -101,8 +101,15 @@ class Alias(Node):
         found = lookup(self.target)
         return _transpose(found, self.target) if self.transpose else found
 
+    def __repr__(self) -> str:
+        return display.call_text(self)
+
     def __str__(self) -> str:
         return f"{self.target}, transposed" if self.transpose else self.target
+
+
+# its own static data, so that JAX neither takes it apart nor makes it anew at every call
+jax.tree_util.register_pytree_node(Alias, lambda alias: ((), alias), lambda alias, _: alias)
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=("value",), meta_fields=())
@@ -224,8 +231,7 @@ class _Resolution:
 
     def _resolve(self, node: Node, place: str) -> Any:
         if place in self.open:
-            circle = " -> ".join([*self.open[self.open.index(place) :], place])
-            raise TieError(f"the tie of {place!r} is a circle: {circle}. Let one of these be an array.")
+            _raise_circle(place, self.open)
         self.followed += 1
         if self.followed > _MOST_FOLLOWED:
             raise TieError(
@@ -265,6 +271,11 @@ def _child(node: Any, key: str) -> Any:
     return next((child for found, child in children(node) if found == key), _ABSENT)
 
 
+def _raise_circle(place: str, met: list[str]) -> None:
+    circle = " -> ".join([*met[met.index(place) :], place])
+    raise TieError(f"the tie of {place!r} is a circle: {circle}. Let one of these be an array.")
+
+
 def _raise_dangling(root: Any, place: str, target: str) -> None:
     raise TieError(
         f"{place!r} is tied to {target!r}, which is not in this tree.{did_you_mean(target, places_of(root))} "
@@ -297,8 +308,7 @@ def follow(structure: Structure, name: str) -> tuple[str, bool]:
         name, turned = step
         transposed ^= turned
         if name in met:
-            circle = " -> ".join([*met[met.index(name) :], name])
-            raise TieError(f"the tie of {name!r} is a circle: {circle}. Let one of these be an array.")
+            _raise_circle(name, met)
         met.append(name)
         if len(met) > _LONGEST:
             raise TieError(f"the tie of {met[0]!r} leads back into itself: {' -> '.join(met[:4])} ...")
@@ -356,7 +366,7 @@ def spread_aliases(flat: dict[str, Any]) -> dict[str, Any]:
     Every tie must lead somewhere; see `tied_names`.
 
     >>> spread_aliases({"a/w": 1, "c": Alias("a")})
-    {'a/w': 1, 'c/w': Alias(target='a/w', transpose=False)}
+    {'a/w': 1, 'c/w': Alias(target='a/w')}
     """
     flat, spread = dict(flat), True
     while spread:  # until no alias is left whose block was itself reached through an alias
@@ -381,7 +391,7 @@ def gather_aliases(tree: dict[str, Any], places: set[str], blocks: set[str] | No
         blocks: the names that may be gathered up to; as far as can be, if left out.
 
     >>> gather_aliases({"a": {"w": 1}, "c": {"w": Alias("a/w")}}, {"c/w"})
-    {'a': {'w': 1}, 'c': Alias(target='a', transpose=False)}
+    {'a': {'w': 1}, 'c': Alias(target='a')}
     """
 
     def gather(node: Any, name: str, inside: bool) -> Any:

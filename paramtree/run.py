@@ -291,9 +291,18 @@ class Applying(Run):
         if tuple(value.shape) != spec.shape:
             raise MismatchError(
                 f"{name} has shape {display.shape_text(value.shape)}, and {scope.called()} needs "
-                f"{display.shape_text(spec.shape)}. Pass an input that fits, or init new parameters."
+                f"{display.shape_text(spec.shape)}. {self._advice(name, source, value, spec)}"
             )
         return _as_jax(name, value)
+
+    def _advice(self, name: str, source: str, value: Any, spec: ParamSpec) -> str:
+        times = tuple(step.times for step in self.steps if is_under(name, step.place))
+        if source == name or not times or tuple(value.shape) != times + spec.shape:
+            return "Pass an input that fits, or init new parameters."
+        return (
+            f"It is tied to {source}, and what a repeated block shares with others is one for all of its "
+            "repetitions: tie the whole block, or pt.untie it."
+        )
 
     def write(self, name: str, value: Any) -> None:
         """Note a new value of a running statistic, where it lives.

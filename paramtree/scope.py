@@ -137,6 +137,7 @@ class Scope:
         Raises:
             UnknownNameError: the params given do not hold it.
             MismatchError: they hold it with another shape.
+            ParamTreeError: for what is no dtype.
         """
         return self._leaf(check_key(name, self.path), shape, init, dtype, fixed=False)
 
@@ -152,6 +153,9 @@ class Scope:
     def state(self, name: str, shape: Any, init: Any = None, dtype: Any = None) -> jax.Array:
         """Ask for a running statistic: a constant that `update` may change in training.
 
+        `jax.grad` of a whole tree refuses integers in it: keep a count as a float, or take the gradient by
+        `pt.collect_params(params, pt.trainable)`.
+
         Raises:
             UnknownNameError: the params given do not hold it.
             MismatchError: they hold it with another shape.
@@ -162,6 +166,9 @@ class Scope:
 
     def update(self, name: str, value: Any) -> None:
         """Change a running statistic; `apply_and_update` returns it with the parameters.
+
+        A value made inside a `jax.lax` loop, `vmap` or `jax.checkpoint` of the module's own cannot be taken
+        from there: carry it out, and call this outside. `repeat` and `remat` do so by themselves.
 
         Raises:
             ParamTreeError: outside of training, or for what is not a state of this module.
@@ -250,7 +257,8 @@ class Scope:
     def key(self) -> jax.Array:
         """Give a new random key, folded with the module's path, and with a count within it.
 
-        Inside a `jax.lax.scan` of the module's own it is one key for all steps: fold the step into it.
+        Inside a `jax.lax` loop or `vmap` of the module's own it is one key for all steps, also in the layers
+        called there: fold the step into it. In `repeat` each repetition has keys of its own.
 
         Raises:
             ParamTreeError: no key was passed.
@@ -286,8 +294,11 @@ class Scope:
             )
 
     def _leaf(self, name: str, shape: Any, init: Any, dtype: Any, fixed: bool) -> Any:
-        spec = ParamSpec(_as_shape(shape), jnp.dtype(dtype or jnp.float32), init)
-        return self._run.leaf(self, name, spec, fixed)
+        try:
+            kind = jnp.dtype(dtype or jnp.float32)
+        except TypeError as error:
+            raise ParamTreeError(f"{join(self.path, name)}: dtype {dtype!r} is none of NumPy's.") from error
+        return self._run.leaf(self, name, ParamSpec(_as_shape(shape), kind, init), fixed)
 
 
 def call_layer(layer: Layer, scope: Scope, inputs: tuple[Any, ...]) -> Any:

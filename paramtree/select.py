@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeGuard, cast
 import jax
 
 from paramtree.errors import HINTED, NoMatchError, RuleError, SelectError, listing, nearest, raise_faults
-from paramtree.names import Structure, flatten_named
+from paramtree.names import Structure, blocks_above, flatten_named
 from paramtree.nodes import is_transparent, whole_ties
 
 Predicate = Callable[[str, Any], bool]
@@ -93,7 +93,7 @@ def compile_pattern(text: str) -> re.Pattern[str]:
         SelectError: with the position of the fault, and the pattern that was probably meant.
     """
     try:
-        return re.compile(text)
+        return re.compile(text, re.DOTALL)  # a name may hold a new line, and .* means all
     except re.error as error:
         where = f" at position {error.pos}" if error.pos is not None else ""
         fixed = re.sub(r"(?<!\.)\*", ".*", text)
@@ -159,13 +159,22 @@ def matches(select: Any, name: str, leaf: Any = None, names: Container[str] = ()
     >>> matches(("embed/.*", ".*bias"), "dense0/bias"), matches("w.1", "wx1", names=["w.1", "wx1"])
     (True, False)
     """
-    if isinstance(select, str):
-        return select == name or (select not in names and re.fullmatch(select, name) is not None)
-    if _is_pattern(select):
-        return select.fullmatch(name) is not None
+    if isinstance(select, str) and (select == name or select in names):
+        return select == name
+    if isinstance(select, str) or _is_pattern(select):
+        return match_name(select, name) is not None
     if callable(select):
         return bool(select(name, leaf))
     return any(matches(each, name, leaf, names) for each in select)
+
+
+def match_name(pattern: str | re.Pattern[str], name: str) -> re.Match[str] | None:
+    """Match a pattern against a whole name.
+
+    >>> match_name("(.*)/weight", "dense0/weight")[1]
+    'dense0'
+    """
+    return (compile_pattern(pattern) if isinstance(pattern, str) else pattern).fullmatch(name)
 
 
 def matching_names(select: Any, held: Mapping[str, Any]) -> list[str]:
@@ -175,6 +184,19 @@ def matching_names(select: Any, held: Mapping[str, Any]) -> list[str]:
     (['w.1'], ['w.1', 'wx1'])
     """
     return [name for name, leaf in held.items() if matches(select, name, leaf, held)]
+
+
+def idle_selects(select: Any, held: Mapping[str, Any]) -> list[Any]:
+    """List what hits none of these names: the select, or those among several.
+
+    >>> idle_selects(("a", "b"), {"a": 0})
+    ['b']
+    """
+    return [one for one in _each(select) if not matching_names(one, held)]
+
+
+def _each(select: Any) -> Sequence[Any]:
+    return select if _is_several(select) and select else (select,)
 
 
 def held_leaves(tree: Any) -> list[Any]:
@@ -200,14 +222,13 @@ def _places(structure: Structure, select: Any, held: Sequence[Any] = ()) -> tupl
     if callable(select):
         named = zip(structure.names, structure.indices, strict=True)
         return tuple(place for place, (name, index) in enumerate(named) if select(name, held[index]))
-    fullmatch = re.compile(select).fullmatch
+    fullmatch = (select if _is_pattern(select) else compile_pattern(select)).fullmatch
     return tuple(place for place, name in enumerate(structure.names) if fullmatch(name))
 
 
 def _dead(structure: Structure, select: Any, held: Sequence[Any] = ()) -> list[Any]:
     """List what hits nothing: the select, or the ones among several selects."""
-    each = select if _is_several(select) and select else (select,)
-    return [one for one in each if not _places(structure, one, held)]
+    return [one for one in _each(select) if not _places(structure, one, held)]
 
 
 @lru_cache(maxsize=256)
@@ -252,7 +273,11 @@ def hints(structure: Structure, select: Any) -> str:
     tied: list[str] = []
     if not depends_on_leaves(select):
         ties = whole_ties(structure)
-        tied = [f"{name} is {source}" for name, source in ties.items() if matches(select, name)]
+        tied = [
+            f"{name} is {source}"
+            for name, source in ties.items()
+            if any(matches(select, each) for each in (name, *blocks_above(name)))
+        ]
     if tied:
         return f" It names only tied places: {listing(tied, 6)}. Select a tied parameter where it lives."
     names = structure.names
@@ -295,7 +320,7 @@ def meant_pattern(pattern: str, names: Sequence[str]) -> str | None:
         meant = pattern
         for step in steps:
             meant = step(meant)
-        if meant and _compiles(meant) and any(map(re.compile(meant).fullmatch, names[:_SEARCHED])):
+        if meant and _compiles(meant) and any(map(compile_pattern(meant).fullmatch, names[:_SEARCHED])):
             return meant
     return None
 
@@ -327,6 +352,29 @@ def parse_rules(rules: Any) -> list[Rule]:
         select, value = pair
         parsed.append(Rule(freeze_select(select), value))
     return parsed
+
+
+def numbered(rules: Iterable[Rule]) -> list[Rule]:
+    """Give the same rules with their numbers as their values, to learn which of them wins.
+
+    >>> numbered(parse_rules({"embed/.*": "adam", ".*": "sgd"}))
+    [Rule(select='embed/.*', value=0), Rule(select='.*', value=1)]
+    """
+    return [Rule(rule.select, number) for number, rule in enumerate(rules)]
+
+
+def check_rules(rules: Iterable[Rule], fits: Callable[[Rule], bool], headline: str) -> None:
+    """Check that every rule is one that a verb takes.
+
+    Raises:
+        RuleError: listing under the headline all that are not.
+    """
+    faults = [
+        f"rule {number} {describe_select(rule.select)}: {rule.value!r}"
+        for number, rule in enumerate(rules)
+        if not fits(rule)
+    ]
+    raise_faults(RuleError, headline, faults)
 
 
 def apply_rules(
@@ -417,9 +465,9 @@ def _spelled_out(
     spelled_out: Predicate,
 ) -> list[tuple[int, ...]]:
     names = structure.names
-    shy = {at for at, index in enumerate(structure.indices) if spelled_out(names[at], held[index])}
+    kept = {at for at, index in enumerate(structure.indices) if spelled_out(names[at], held[index])}
     return [
-        tuple(place for place in places if place not in shy or spells_out(select, names[place]))
+        tuple(place for place in places if place not in kept or spells_out(select, names[place]))
         for select, places in zip(selects, hits, strict=True)
     ]
 
@@ -483,7 +531,7 @@ def expand_template(select: Any, name: str, template: str) -> str:
     """
     if "\\" not in template:
         return template
-    match = re.fullmatch(select, name)
+    match = match_name(select, name)
     if match is None:  # the select spells out a name that it does not match as a pattern: "w(1)"
         match = re.fullmatch(re.escape(name), name)
     assert match is not None

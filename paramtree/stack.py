@@ -32,10 +32,10 @@ from paramtree.names import (
     untyped_jax,
 )
 from paramtree.nodes import Alias, block_at, follow, tied_names
-from paramtree.select import Select, describe_select, freeze_select, matching_names
+from paramtree.select import Select, describe_select, freeze_select, idle_selects, matching_names
 from paramtree.tree import flat_leaves, is_array, is_array_like
 
-_NUMBERED = re.compile(r"(.*?)(\d+)")
+_NUMBERED = re.compile(r"(.*?)(\d+)", re.DOTALL)
 
 
 def unstack(params: dict[str, Any], select: Select, /) -> dict[str, Any]:
@@ -51,7 +51,7 @@ def unstack(params: dict[str, Any], select: Select, /) -> dict[str, Any]:
     {'net': {'block0': {'bias': array(0.)}, 'block1': {'bias': array(1.)}}}
 
     Raises:
-        NoMatchError: where the select hits no block.
+        NoMatchError: where the select, or one of several, hits no block.
         MismatchError: where the leaves of a block do not have one leading size.
         BadNameError: where the block's name ends in a digit, or there is a block of a new name already.
         TieError: where a place outside of a block is tied to one in it.
@@ -85,7 +85,7 @@ def stack(params: dict[str, Any], select: Select, /) -> dict[str, Any]:
     {'block': {'bias': array([1., 2.], dtype=float32)}}
 
     Raises:
-        NoMatchError: where the select hits no block.
+        NoMatchError: where the select, or one of several, hits no block.
         BadNameError: where the blocks are not numbered from 0 on, or there is a block of the new name.
         MismatchError: where they do not hold the same, in the same shapes and dtypes.
         TieError: where a place outside of a block is tied to one in it.
@@ -120,13 +120,16 @@ def _hit_blocks(params: Any, select: Select, verb: str) -> list[str]:
     leafless = structure.leafless  # among them the empty blocks
     places = {*leafless, *(block for name in (*structure.names, *leafless) for block in blocks_above(name))}
     blocks = sorted((place for place in places if block_at(params, place) is not None), key=natural_name_key)
-    hit = matching_names(chosen, {place: block_at(params, place) for place in blocks})
-    if not hit:
-        near = did_you_mean(select, blocks) if isinstance(select, str) else ""
-        found = f" The blocks are {listing(blocks, 6)}." if blocks else " There are no blocks."
-        raise NoMatchError(
-            f"{verb}: {describe_select(chosen)} hits no block; it must match its whole name.{near or found}"
-        )
+    held = {place: block_at(params, place) for place in blocks}
+    found = f" The blocks are {listing(blocks, 6)}." if blocks else " There are no blocks."
+    faults = [
+        f"{verb}: {describe_select(idle)} hits no block; it must match its whole name."
+        f"{(did_you_mean(idle, blocks) if isinstance(idle, str) else '') or found}"
+        for idle in idle_selects(chosen, held)
+    ]
+    if faults:
+        raise NoMatchError("\n".join(faults))
+    hit = matching_names(chosen, held)
     for place in hit:
         inside = [other for other in hit if other != place and is_under(other, place)]
         if inside:

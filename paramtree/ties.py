@@ -27,10 +27,11 @@ from paramtree.select import (
     apply_select,
     describe_select,
     freeze_select,
+    idle_selects,
     matching_names,
     spells_out,
 )
-from paramtree.tree import fixed_names, flat_leaves, flatten, is_array_like
+from paramtree.tree import fixed_names, flat_leaves, flatten, is_array
 
 
 def tie(params: dict[str, Any], ties: Mapping[str, str | Alias], /) -> dict[str, Any]:
@@ -41,7 +42,7 @@ def tie(params: dict[str, Any], ties: Mapping[str, str | Alias], /) -> dict[str,
     >>> import jax.numpy as jnp
     >>> params = {"embed": {"weight": jnp.ones((5, 3))}, "head": {"weight": jnp.zeros((5, 3))}}
     >>> tie(params, {"head/weight": "embed/weight"})["head"]
-    {'weight': Alias(target='embed/weight', transpose=False)}
+    {'weight': Alias(target='embed/weight')}
 
     Raises:
         TieError: listing every place and target that is not in the tree, every tie to itself or within
@@ -150,20 +151,21 @@ def untie(params: dict[str, Any], select: Select | None = None, /, *, copy: bool
     ['w']
 
     Raises:
-        NoMatchError: where the select hits no tied place.
+        NoMatchError: where the select, or one of several, hits no tied place.
     """
     flat = flatten(params)
     spread = spread_aliases(flat)
     tied = sorted((n for n, node in spread.items() if isinstance(node, Alias)), key=natural_name_key)
     own = _own_leaves(params, tied)
     if select is not None:
-        frozen = freeze_select(select)
+        frozen, places = freeze_select(select), listing(tied, 6) if tied else "none"
+        faults = [
+            f"untie: {describe_select(idle)} hits no tied place. The tied places are: {places}."
+            for idle in idle_selects(frozen, own)
+        ]
+        if faults:
+            raise NoMatchError("\n".join(faults))
         own = {name: own[name] for name in matching_names(frozen, own)}
-        if not own:
-            places = listing(tied, 6) if tied else "none"
-            raise NoMatchError(
-                f"untie: {describe_select(frozen)} hits no tied place. The tied places are: {places}."
-            )
     own = jax.tree.map(_copied, own) if copy else own
     return gather_aliases(nest(spread | own), spread.keys() - flat.keys(), flat.keys() - spread.keys())
 
@@ -195,8 +197,8 @@ def find_tied(tree: Any, /) -> dict[str, str]:
     first: dict[Any, str] = {}
     found: dict[str, str] = {}
     for name, leaf in leaves.items():
-        if not is_array_like(leaf):
-            continue
+        if not is_array(leaf):
+            continue  # a stand-in has no buffer, and one may stand for many arrays
         source = first.setdefault(_buffer(leaf), name)
         if source != name:
             found[name] = source

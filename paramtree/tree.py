@@ -21,7 +21,6 @@ from paramtree.errors import (
     HINTED,
     BadNameError,
     MismatchError,
-    RuleError,
     UnknownNameError,
     did_you_mean,
     listing,
@@ -47,6 +46,7 @@ from paramtree.names import (
 from paramtree.nodes import (
     Alias,
     Fixed,
+    Frozen,
     gather_aliases,
     is_node,
     resolve,
@@ -61,8 +61,9 @@ from paramtree.select import (
     Select,
     apply_rules,
     apply_select,
-    describe_select,
+    check_rules,
     expand_template,
+    numbered,
     parse_rules,
 )
 
@@ -70,8 +71,8 @@ from paramtree.select import (
 class ParamDict(dict[str, Any]):
     """Parameters by name, in natural order: a dict, a pytree, and what the chapter prints.
 
-    Made by `collect_params`. It shows tied places and constants too, when it comes from a tree that has
-    them; these notes are for the eye, and do not pass through `jit` or `jax.tree.map`.
+    Made by `collect_params`. It shows tied places too, constants, and what `freeze` has fixed, when it comes
+    from a tree that has them; these notes are for the eye, and do not pass through `jit` or `jax.tree.map`.
 
     >>> collect_params({"dense0": {"weight": jnp.ones((2, 3)), "bias": jnp.ones(2)}})
     dense0 (
@@ -82,6 +83,7 @@ class ParamDict(dict[str, Any]):
 
     title: str = ""
     fixed: frozenset[str] = frozenset()
+    frozen: frozenset[str] = frozenset()  # of those, what `freeze` has fixed
     tied: Mapping[str, str] = MappingProxyType({})
 
     def __repr__(self) -> str:
@@ -93,16 +95,21 @@ class ParamDict(dict[str, Any]):
         blocks = {name.rpartition("/")[0] for name in self}
         return (blocks.pop() if len(blocks) == 1 else "") or "params"
 
+    def _kind(self, name: str) -> str:
+        if name not in self.fixed:
+            return "Parameter"
+        return "Frozen" if name in self.frozen else "Constant"
+
     def _lines(self) -> Iterator[tuple[Any, str]]:
         for name, leaf in self.items():
-            yield natural_name_key(name), display.parameter_line(name, leaf, name in self.fixed)
+            yield natural_name_key(name), display.parameter_line(name, leaf, self._kind(name))
         for place, target in self.tied.items():
             yield natural_name_key(place), f"{place} -> {target}"
 
     def to_html(self) -> str:
         """Write the parameters as an HTML table, as a notebook shows them."""
         rows = [
-            (name, *_shape_and_dtype(leaf), "constant" if name in self.fixed else "")
+            (name, *_shape_and_dtype(leaf), self._kind(name).lower() if name in self.fixed else "")
             for name, leaf in self.items()
         ]
         rows += [(place, "", "", f"tied to {target}") for place, target in self.tied.items()]
@@ -160,7 +167,7 @@ def collect_params(params: Any, /, select: Select | None = None, *, allow_empty:
     names, pick = _chosen(found.structure, found.places)
     collected = ParamDict(names)  # a copy has its final size: filling it is faster than growing it
     collected.update(zip(names, pick(found.leaves), strict=True))
-    collected.fixed, tied = _notes(found.structure, select is None)
+    collected.fixed, collected.frozen, tied = _notes(found.structure, select is None)
     collected.tied = dict(tied)  # a copy: the notes are kept for the next call
     return collected
 
@@ -172,9 +179,11 @@ def _chosen(structure: Structure, places: tuple[int, ...]) -> tuple[dict[str, No
 
 
 @lru_cache(maxsize=64)
-def _notes(structure: Structure, whole: bool) -> tuple[frozenset[str], Mapping[str, str]]:
+def _notes(structure: Structure, whole: bool) -> tuple[frozenset[str], frozenset[str], Mapping[str, str]]:
+    kinds = fixed_names(structure)
+    frozen = frozenset(name for name, kind in kinds.items() if issubclass(kind, Frozen))
     tied = {place: str(node) for place, node in structure.leafless.items() if isinstance(node, Alias)}
-    return frozenset(fixed_names(structure)), tied if whole else {}
+    return frozenset(kinds), frozen, tied if whole else {}
 
 
 @lru_cache(maxsize=64)
@@ -269,10 +278,10 @@ def update(params: Any, values: Mapping[str, Any], /) -> Any:
         old = leaves[index]
         new: Any = value(old) if callable(value) else value
         leaves[index] = new
-        if not _alike(old, new):
-            faults += value_faults(name, old, new)
-        elif getattr(new, "weak_type", False) and not getattr(old, "weak_type", False):
-            leaves[index] = lax.convert_element_type(new, old.dtype)  # a compiled function knows it again
+        if not _alike(old, new) and (unfit := value_faults(name, old, new)):
+            faults += unfit
+        elif getattr(new, "weak_type", False) and not getattr(old, "weak_type", False) and is_array(new):
+            leaves[index] = lax.convert_element_type(new, new.dtype)  # a compiled function knows it again
     raise_faults(MismatchError, "update: these values do not fit:", faults)
     return structure.treedef.unflatten(leaves)
 
@@ -395,12 +404,7 @@ def check_cast_rules(rules: Sequence[Rule]) -> Sequence[Rule]:
     Raises:
         RuleError: listing every rule whose value is not a dtype.
     """
-    bad = [
-        f"rule {number} {describe_select(rule.select)}: {rule.value!r}"
-        for number, rule in enumerate(rules)
-        if not _is_dtype(rule.value)
-    ]
-    raise_faults(RuleError, "cast: the values of these rules are not dtypes:", bad)
+    check_rules(rules, lambda rule: _is_dtype(rule.value), "cast: the values of these rules are not dtypes:")
     return rules
 
 
@@ -469,7 +473,7 @@ def flatten(params: dict[str, Any], /) -> dict[str, Any]:
     Unlike `collect_params` it keeps nodes whole, so that `unflatten` can build the same tree again.
 
     >>> flatten({"shared": {"weight": 1.0}, "dense1": Alias("shared")})
-    {'dense1': Alias(target='shared', transpose=False), 'shared/weight': 1.0}
+    {'dense1': Alias(target='shared'), 'shared/weight': 1.0}
 
     Raises:
         BadNameError: listing every key that is not a non-empty string without `/`, and all but dicts that
@@ -611,13 +615,13 @@ def rename(params: dict[str, Any], rules: Mapping[str, str], /) -> dict[str, Any
     """
     leaves, structure = flatten_named(params)
     parsed = tuple(parse_rules(rules))
-    faults = [
-        f"rule {number} {describe_select(rule.select)}: {rule.value!r}"
-        for number, rule in enumerate(parsed)
-        if type(rule.select) not in (str, re.Pattern) or not isinstance(rule.value, str)
-    ]
-    raise_faults(RuleError, "rename: takes pattern -> template, both texts; these rules are not:", faults)
+    headline = "rename: takes pattern -> template, both texts; these rules are not:"
+    check_rules(parsed, lambda rule: _is_text(rule.select) and isinstance(rule.value, str), headline)
     return _rename_plan(structure, parsed).build(leaves)
+
+
+def _is_text(select: object) -> bool:
+    return isinstance(select, str | re.Pattern)
 
 
 @lru_cache(maxsize=64)
@@ -660,9 +664,9 @@ def _renamed(target: str, new: dict[str, str]) -> str:
 
 
 def _new_names(names: list[str], rules: tuple[Rule, ...]) -> dict[str, str]:
-    numbered = [(rule.select, rule) for rule in rules]
-    _, structure, winners = apply_rules(dict.fromkeys(names, 0), numbered, default=None)
+    _, structure, winners = apply_rules(dict.fromkeys(names, 0), numbered(rules), default=None)
+    by_name: dict[str, int | None] = dict(zip(structure.names, winners, strict=True))
     return {
-        name: name if rule is None else expand_template(rule.select, name, rule.value)
-        for name, rule in zip(structure.names, winners, strict=True)
+        name: name if at is None else expand_template(rules[at].select, name, rules[at].value)
+        for name, at in by_name.items()
     }

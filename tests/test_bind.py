@@ -521,7 +521,7 @@ def test_html_rows():
     assert texts[1] == HOSTILE  # the one block that holds parameters
     assert texts[2:5] == ["name", "shape", "dtype"]
     row = texts.index(f"{HOSTILE}/bias")
-    assert texts[row : row + 4] == [f"{HOSTILE}/bias", "(2,)", "float32", "constant"]
+    assert texts[row : row + 4] == [f"{HOSTILE}/bias", "(2,)", "float32", "frozen"]
     assert f"tied to {HOSTILE}" in texts
 
 
@@ -558,3 +558,24 @@ def test_repeated_layers_print_as_one_of_them_and_say_that_they_are_stacked():
             f"repeat0/sequential{label} is repeated, and its parameters are stacked. "
             "pt.unstack(params, 'repeat0/sequential') gives those of each repetition."
         )
+
+
+def test_what_is_frozen_prints_as_such():
+    net = nn.Sequential(nn.Dense(2), nn.BatchNorm(scale=False, center=False))
+    params = pt.freeze(net.init(KEY, "4, 3"), "dense0/weight")
+    text = (
+        "params (\n"
+        "  Constant batchnorm0/running_mean (shape=(2,), dtype=float32)\n"
+        "  Constant batchnorm0/running_var (shape=(2,), dtype=float32)\n"
+        "  Frozen dense0/weight (shape=(2, 3), dtype=float32)\n"
+        "  Parameter dense0/bias (shape=(2,), dtype=float32)\n"
+        ")"
+    )
+    assert repr(pt.collect_params(params)) == text
+    assert "<td>frozen</td>" in pt.collect_params(params).to_html()
+    bound = pt.bind(net, params)
+    assert repr(bound.collect_params()) == text.replace("params", "Sequential")
+    assert repr(bound[0].weight) == "Frozen dense0/weight (shape=(2, 3), dtype=float32)"
+    with pytest.raises(pt.ParamTreeError) as caught:
+        bound[0].weight.grad()
+    assert str(caught.value) == "dense0/weight is frozen, and has no gradient; pt.unfreeze it."

@@ -233,6 +233,14 @@ def test_diff_of_others_is_1(paramtree, form):
     )
 
 
+def test_diff_has_no_columns_of_numbers_where_no_values_differ(paramtree):
+    a, b = saved({"x": np.ones(2, "f4")}, "a.npz"), saved({"x": np.ones(2, "f2")}, "b.npz")
+    assert paramtree("diff", a, b)[1].splitlines()[3:] == [
+        "name  difference",
+        "x     dtype float32 -> float16",
+    ]
+
+
 def test_diff_takes_tolerances_and_a_select(paramtree):
     a, b = (
         saved({"x": np.ones(1), "y": np.ones(1)}, "a.npz"),
@@ -396,6 +404,39 @@ def test_bad_rules_are_trouble(paramtree, arguments, said):
     assert paramtree("plan", file, file, *arguments) == (2, "", f"paramtree: {said}\n")
 
 
+def test_advice_is_in_the_terms_of_the_command_line(paramtree):
+    wide = saved({"w": np.ones(3), "n": np.ones(2, "i4")}, "a.npz")
+    narrow = saved({"w": np.ones(3, "f4"), "n": np.ones(2, "i4")}, "b.npz")
+    code, out, _ = paramtree("plan", wide, narrow)
+    assert (code, out) == (
+        1,
+        "'a.npz': 1 dtype, 1 loaded\n"
+        "status  parameter  shape and dtype  note\n"
+        "dtype   w          float32[3]       the file has float64; --cast 'w=float32' converts it\n"
+        "loaded  n          int32[2]\n",
+    )
+    notes = [row["note"] for row in json.loads(paramtree("plan", wide, narrow, "--json")[1])["rows"]]
+    assert "the file has float64; --cast 'w=float32' converts it" in notes
+    assert paramtree("plan", wide, narrow, "--cast", "w=float32")[0] == 0
+    assert paramtree("convert", narrow, "c.npz", "--cast", "float64")[2].splitlines()[-1] == (
+        "dtype   w          float32[3]       w would not become float64 but float32; set JAX_ENABLE_X64=1 in "
+        "the environment"
+    )
+    eights = saved({"w": jnp.ones(3, "float8_e4m3fn")}, "c.npz")
+    assert paramtree("convert", eights, "c.params")[2] == (
+        "paramtree: save: a .params file has no type for these:\n"
+        "  w is float8_e4m3fn; --cast it, or save to a .npz file\n"
+    )
+    assert paramtree("convert", narrow, "d.npz", "--rename", "haiku", "--invert")[2] == (
+        "paramtree: haiku: our names do not tell Haiku's. In Python, pt.renaming takes `like`.\n"
+    )
+    block = saved({"dense": {"weight": np.ones((2, 3))}}, "e.npz")
+    assert paramtree("convert", block, "d.npz", "--rename", "torch", "--rename", "x=y")[2] == (
+        "paramtree: torch: --rename does not fit the blocks:\n"
+        "  rule 0 'x' hits nothing. The names are dense.\n"
+    )
+
+
 # --- convert ------------------------------------------------------------------------------------------------
 
 
@@ -479,12 +520,26 @@ def test_convert_writes_nothing_where_anything_is_unresolved(paramtree):
         "'a.npz': 1 dtype, 1 refused, 1 rule, 1 loaded\n"
         "status   parameter  shape and dtype  note\n"
         "dtype    n          int32[2]         n is int32, and float16 is of another kind; select the others "
-        "only, or map_params it\n"
+        "only\n"
         "rule                                 rename: rule 0 'v' hits nothing. The names are n, w, words.\n"
         "refused  words                       it is an array of <U1\n",
     )
     assert not os.path.exists("b.npz")
     assert paramtree("convert", "a.npz", "b.npz", "--rename", "words=")[0] == 0
+
+
+def test_names_that_cannot_be_nested_are_mended_by_convert(paramtree):
+    np.savez("a.npz", **{"a": np.ones(1), "a/b": np.ones(2)})
+    said = (
+        "paramtree: 'a.npz': these names cannot be nested:\n"
+        "  'a' is a parameter, and a block that holds 'a/b'\n"
+        "paramtree convert --rename writes a file with others.\n"
+    )
+    for arguments in (["show", "a.npz"], ["stats", "a.npz"], ["diff", "a.npz", "a.npz"]):
+        assert paramtree(*arguments) == (2, "", said)
+    assert paramtree("convert", "a.npz", "b.npz") == (2, "", said)
+    assert paramtree("convert", "a.npz", "b.npz", "--rename", "a=c")[0] == 0
+    assert pt.names(pt.load("b.npz")) == ["a/b", "c"]
 
 
 def test_convert_replaces_only_by_force(paramtree):
@@ -526,8 +581,8 @@ def test_convert_names_what_has_no_names(paramtree):
     assert paramtree("convert", "a.eqx", "b.npz") == (
         2,
         "",
-        "paramtree: 'a.eqx' holds 2 arrays without names: pass like=, a tree that has them in the same "
-        "order, and no rename=.\n",
+        "paramtree: 'a.eqx' holds 2 arrays without names: pass --like, a tree that has them in the same "
+        "order, and no --rename.\n",
     )
     like = saved(
         {"b": np.ones((3, 2), "f4"), "a": pt.Fixed(np.ones(2, "f4")), "c": pt.Alias("a")}, "like.safetensors"
@@ -652,6 +707,33 @@ def test_bad_usage_is_2(arguments, capsys):
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("usage: paramtree")
+
+
+def test_a_misspelt_option_is_told_with_the_usage_of_its_command(capsys):
+    for arguments, said in (
+        (["show", "a", "--jsn"], "unrecognized arguments: --jsn. Did you mean --json?"),
+        (
+            ["diff", "a", "b", "--rtl=1", "x", "y"],
+            "unrecognized arguments: --rtl=1 y. Did you mean --rtol or --atol?",
+        ),
+        (["plan", "a", "b", "c"], "unrecognized arguments: c."),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            cli.main(arguments)
+        assert stopped.value.code == 2
+        usage, error = capsys.readouterr().err.split("paramtree " + arguments[0] + ": error: ")
+        assert usage.startswith(f"usage: paramtree {arguments[0]} [-h] ")
+        assert error == f"{said}\n"
+
+
+def test_a_select_may_stand_behind_options(paramtree):
+    a, b = (
+        saved({"x": np.ones(1), "y": np.ones(1)}, "a.npz"),
+        saved({"x": np.ones(1), "y": np.zeros(1)}, "b.npz"),
+    )
+    assert paramtree("diff", a, b, "--json", "x")[0] == 0
+    assert paramtree("diff", a, b, "--atol", "0.5", "y")[0] == 1
+    assert paramtree("show", "--json", a, "--json", "y")[0] == 0
 
 
 def test_a_bad_tolerance_is_told(capsys):
@@ -854,7 +936,8 @@ def test_tables_are_as_wide_as_the_terminal(columns, tty):
     assert cli.main(["diff", *two_files()]) == 1
     lines = plain(written()).splitlines()[3:]
     assert max(map(len, lines)) <= columns
-    assert ("…" in lines[-1]) is (columns < 90)
+    assert ("    renamed to moved2" in lines) is (columns < 90)
+    assert lines[-1].startswith("weight_with_a_")
 
 
 def test_columns_says_how_wide_it_is(tty, monkeypatch):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -317,6 +318,21 @@ def test_a_tie_is_selected_by_its_name_or_by_its_source():
     for select in ("embed/.*", "head/.*"):
         assert "head/weight" in texts(diff(tied(), free, select=select))
     assert not diff(tied(x=jnp.ones(1)), {**free, "x": jnp.ones(1)}, select="x")
+
+
+def test_a_select_of_tied_places_alone_says_where_they_live():
+    one, other = tied(x=jnp.ones(1)), tied(x=jnp.zeros(1))
+
+    def said(select):
+        return message(pt.NoMatchError, lambda: diff(one, other, select=select))
+
+    def of_the_head(name, leaf):
+        return name.startswith("head")
+
+    told = "hits only tied places: head/weight is embed/weight. Select a tied parameter where it lives."
+    for select in ("head/.*", ["x", "head/.*"], re.compile("head/.*")):
+        assert said(select) == f"select 'head/.*' {told}"
+    assert said(of_the_head) == f"select of_the_head {told}"
 
 
 def test_a_select_that_hits_nothing_on_either_side():
@@ -636,6 +652,13 @@ def test_a_table_fits_the_terminal(monkeypatch):
     assert repr(diff(a, b)).splitlines()[2].count("…") == 2
 
 
+def test_columns_of_numbers_stand_only_where_values_differ():
+    found = diff({"a": jnp.ones(2)}, {"a": jnp.ones(3)})
+    assert found.to_text(80).splitlines()[1:] == ["name  difference", "a     shape (2,) -> (3,)"]
+    assert "relative" not in found.to_html()
+    assert "relative" in diff({"a": jnp.ones(2)}, {"a": jnp.zeros(2)}).to_html()
+
+
 def test_cutting_columns():
     rows = [("a" * 30, "b" * 14, "1"), ("c", "d", "22")]
     assert table_text(("x", "y", "n"), rows, 40).splitlines() == [
@@ -647,6 +670,23 @@ def test_cutting_columns():
     assert table_text(("x",), [], 10, 1) == "x"
     wide = table_text(("x", "y"), [("a" * 40, "b" * 20)], 32).splitlines()[1]
     assert wide == "aaaaaaa…aaaaaaa  bbbbbbb…bbbbbbb"  # the widest gives way first
+
+
+def test_cut_names_stay_apart_where_they_can():
+    rows = [(f"encoder/layer{at}/attention/weight",) for at in (9, 10, 11)]
+    assert table_text(("name",), rows, 22, 1).splitlines()[1:] == [
+        "encoder/layer9/…weight",
+        "encoder/layer10…weight",
+        "encoder/layer11…weight",
+    ]
+    assert table_text(("name",), [("a" * 30,), ("a" * 31,)], 20, 1).splitlines()[1] == "aaaaaaaaaa…aaaaaaaaa"
+
+
+def test_a_very_long_table_is_as_wide_as_what_is_shown_of_it():
+    lines = table_text(
+        ("n",), [("a" * 50 if at == 500 else str(at),) for at in range(1000)], 80, 1
+    ).splitlines()
+    assert (len(lines), lines[199:202], max(map(len, lines))) == (401, ["198", "... 601 more ...", "800"], 16)
 
 
 def test_names_cannot_write_to_the_terminal_or_the_page():

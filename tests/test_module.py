@@ -660,3 +660,20 @@ def test_the_gradient_of_a_tied_layer_is_the_sum_over_its_uses(uses, transform):
         total = sum(apart[place][key] for place in places)
         np.testing.assert_allclose(tied["shared"][key], total, rtol=1e-5, atol=1e-6)
         assert all(np.abs(apart[place][key]).max() > 1e-3 for place in places)
+
+
+def test_what_is_no_dtype_is_named():
+    @pt.module
+    def Odd(scope, x):
+        return x * scope.param("w", (), dtype="flot32")
+
+    with pytest.raises(pt.ParamTreeError) as caught:
+        nn.Sequential(Odd).specs("2")
+    assert str(caught.value) == "odd0/w: dtype 'flot32' is none of NumPy's."
+
+
+def test_the_functions_of_a_module_go_by_its_title():
+    with pytest.raises(TypeError) as caught:
+        nn.Dense(3).apply({}, X, deterministic=True)
+    assert str(caught.value) == "Dense.apply() got an unexpected keyword argument 'deterministic'"
+    assert [function.__name__ for function in nn.Dense(3)] == ["init", "apply"]

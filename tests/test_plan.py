@@ -375,7 +375,7 @@ def test_a_step_that_does_not_fit_is_a_row(saved):
     plan = pt.plan_load(file, {"q": jnp.ones((2, 2))}, rename={"qkv": Convert(["q", "k"], Split(2))})
     assert str(plan).splitlines()[1:] == [
         "  missing  q    float32[2,2]",
-        "  shape    qkv  float32[7,2]  Split(parts=2, axis=0) does not go into the shape (7, 2).",
+        "  shape    qkv  float32[7,2]  Split(parts=2) does not go into the shape (7, 2).",
     ]
 
 

@@ -2,13 +2,17 @@
 
 import copy
 import re
+from collections import OrderedDict
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 
 import paramtree as pt
 from paramtree import init, nn
@@ -110,6 +114,18 @@ def test_rules_from_an_iterator_serve_an_eager_net_too():
 
     params = Branching.init(KEY, X, init=iter([(".*", init.Ones())]))
     assert (params["w"] == 1).all()
+
+
+def test_a_rule_that_is_a_name_means_that_one_alone_in_an_eager_net_too():
+    @pt.module
+    def Branching(scope, x):
+        first, second = scope.param("w.1", (1,)), scope.param("wx1", (1,))
+        return x * first if second[0] > 0.5 else x * scope.param("other", (1,))
+
+    rules = {"w.1": init.Ones(), ".*": init.Zeros()}
+    params = Branching.init(KEY, jnp.ones(1), init=rules)
+    assert pt.names(params) == ["other", "w.1", "wx1"]
+    assert Branching.apply(params, jnp.ones(1)) == 0
 
 
 def test_what_a_caller_does_to_a_result_stays_in_it():
@@ -252,8 +268,13 @@ def test_weight_decay_is_kept_from_what_is_fixed_as_the_docstring_says():
             "a ParamDict is flat already; pt.unflatten it first.",
         ),
         (
+            lambda: pt.reinit({"a": [0] * 99}, KEY, {"a": init.Zeros()}),
+            "the first argument must be one random key, such as jax.random.key(0); "
+            "found {'a': [0, 0, 0, 0, 0, 0, ...]}.",
+        ),
+        (
             lambda: pt.reinit(KEY, {"a": 1.0}, {"a": init.Zeros()}),
-            "reinit: these are not arrays:\n  a is 1.0",
+            "reinit: these are not arrays of numbers:\n  a is 1.0",
         ),
         (
             lambda: pt.save("net.npz", {"w": X}),
@@ -515,3 +536,96 @@ def test_arrays_on_explicit_axes_are_looked_at_where_they_lie():
         params = {"w": jax.device_put(values, NamedSharding(mesh, spec))}
         assert pt.find_nonfinite(params).to_dict() == wanted.to_dict()
         assert pt.stats(params)["w"].values.nan == 1
+
+
+def test_stand_ins_are_never_one_buffer():
+    spec = jax.ShapeDtypeStruct((2,), "float32")
+    assert pt.find_tied({"a": spec, "b": spec}) == {}
+
+
+def test_every_text_can_be_a_name():
+    long = f"w{'1' * 5000}"  # more digits than Python makes a number of
+    assert pt.names({long: 0.0, "w2": 0.0}) == ["w2", long]
+    assert str(pt.collect_params({"a\nb": 0.0})) == "params (\n  Parameter a\\nb (0.0)\n)"
+
+
+def test_keys_of_several_types_are_named_where_jax_takes_them():
+    assert pt.names(OrderedDict([("a", 1.0), (0, 2.0)])) == ["0", "a"]
+
+
+def test_a_field_called_transparent_is_a_field():
+    class Glass(NamedTuple):
+        transparent: float
+        colour: float
+
+    assert pt.names({"glass": Glass(1.0, 2.0)}) == ["glass/colour", "glass/transparent"]
+
+
+def test_a_tree_too_deep_for_jax_is_refused():
+    tree = {"w": 1.0}
+    for _ in range(3000):
+        tree = {"a": tree}
+    with pytest.raises(pt.BadNameError) as caught:
+        pt.names(tree)
+    assert str(caught.value) == "this tree is nested too deeply for JAX; put its blocks side by side."
+
+
+def test_a_traced_value_is_as_strongly_typed_as_the_array_it_replaces():
+    params = {"b": jnp.ones(())}
+    assert not jax.jit(lambda value: pt.update(params, {"b": 1.0 * value}))(2.0)["b"].weak_type
+    weak = jnp.full((), 1.0)
+    assert pt.update({"label": "decay"}, {"label": weak})["label"] == 1
+    stand_in = jax.eval_shape(lambda: weak)
+    assert pt.update({"b": stand_in.update(weak_type=False)}, {"b": stand_in})["b"] == stand_in
+
+
+def test_what_is_no_number_is_not_drawn_anew():
+    with pytest.raises(pt.MismatchError) as caught:
+        pt.reinit(KEY, {"key": KEY, "w": jnp.ones(2)}, {".*": init.Ones()})
+    assert str(caught.value) == "reinit: these are not arrays of numbers:\n  key is shape=(), dtype=key<fry>"
+
+
+def test_a_tie_of_one_stack_to_another_is_named():
+    net = nn.Sequential(nn.Repeat(nn.Dense(3), 2, name="r1"), nn.Repeat(nn.Dense(3), 2, name="r2"))
+    params = net.init(KEY, X)
+    whole = pt.tie(params, {"r2/dense": "r1/dense"})
+    assert (net.apply(whole, X) == net.apply(pt.untie(whole), X)).all()
+    with pytest.raises(pt.MismatchError) as caught:
+        net.apply(pt.tie(params, {"r2/dense/weight": "r1/dense/weight"}), X)
+    assert str(caught.value) == (
+        "r2/dense/weight has shape (2, 3, 3), and r2/dense(float32[2,3]) needs (3, 3). It is tied to "
+        "r1/dense/weight, and what a repeated block shares with others is one for all of its repetitions: "
+        "tie the whole block, or pt.untie it."
+    )
+
+
+@pytest.mark.parametrize("layer", [nn.RNN(2), nn.LSTM(2, bidirectional=True), nn.GRU(2)], ids=repr)
+def test_recurrent_layers_run_on_a_part_of_the_batch_for_each_device(layer):
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    x = jax.random.normal(KEY, (8, 3, 2))
+    params = layer.init(KEY, x)
+    spread = jax.shard_map(layer.apply, mesh=mesh, in_specs=(P(), P("data")), out_specs=P("data"))
+    assert jnp.allclose(jax.jit(spread)(params, x), layer.apply(params, x))
+
+
+def test_a_mixture_in_a_repeated_layer_chooses_for_each_repetition():
+    mixed = init.Mixed({"dense0/.*": init.Ones(), ".*": init.Uniform()})
+
+    def layer():
+        return nn.Dense(3, weight_init=mixed)
+
+    params = nn.Repeat(layer(), 2).init(KEY, X)
+    apart = nn.Sequential(layer(), layer()).init(KEY, X)
+    assert (params["dense"]["weight"] == pt.stack(apart, r"dense\d")["dense"]["weight"]).all()
+
+
+def test_each_of_several_selects_must_hit_in_every_verb():
+    params = {"a": {"w": jnp.ones(2)}, "b": pt.Alias("a"), "c0": {"w": jnp.ones(2)}}
+    with pytest.raises(pt.NoMatchError) as caught:
+        pt.untie(params, ["b/w", "d/w"])
+    assert str(caught.value) == "untie: 'd/w' hits no tied place. The tied places are: b/w."
+    with pytest.raises(pt.NoMatchError) as caught:
+        pt.stack(params, ["c0", "d0"])
+    assert (
+        str(caught.value) == "stack: 'd0' hits no block; it must match its whole name. The blocks are a, c0."
+    )

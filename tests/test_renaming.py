@@ -99,15 +99,15 @@ def test_steps_make_views_where_they_can():
 FAULTS = [
     (Transpose((1, 0)), [(2, 3, 4)], "Transpose((1, 0)) does not fit the shape (2, 3, 4)."),
     (Transpose((-1, 0)), [(2, 3)], "Transpose((-1, 0)) does not fit the shape (2, 3)."),
-    (Split(3), [(4, 3)], "Split(parts=3, axis=0) does not go into the shape (4, 3)."),
-    (Split(0), [(4, 3)], "Split(parts=0, axis=0) does not go into the shape (4, 3)."),
-    (Split((3, 2)), [(4, 3)], "Split(parts=(3, 2), axis=0) does not go into the shape (4, 3)."),
-    (Split((5, -1)), [(4, 3)], "Split(parts=(5, -1), axis=0) does not go into the shape (4, 3)."),
-    (Split(2), [(4, 3)] * 2, "Split(parts=2, axis=0) takes one array, and gets 2."),
+    (Split(3), [(4, 3)], "Split(parts=3) does not go into the shape (4, 3)."),
+    (Split(0), [(4, 3)], "Split(parts=0) does not go into the shape (4, 3)."),
+    (Split((3, 2)), [(4, 3)], "Split(parts=(3, 2)) does not go into the shape (4, 3)."),
+    (Split((5, -1)), [(4, 3)], "Split(parts=(5, -1)) does not go into the shape (4, 3)."),
+    (Split(2), [(4, 3)] * 2, "Split(parts=2) takes one array, and gets 2."),
     (Split(2, axis=2), [(4, 3)], "Split(parts=2, axis=2): the shape (4, 3) has no axis 2."),
-    (Join(), [(4, 3), (4, 2)], "Join(axis=0, parts=None) cannot join the shapes (4, 3) and (4, 2)."),
-    (Join(), [(4, 3), (4,)], "Join(axis=0, parts=None) cannot join the shapes (4, 3) and (4,)."),
-    (Join(1), [(4,), (4,)], "Join(axis=1, parts=None): the shape (4,) has no axis 1."),
+    (Join(), [(4, 3), (4, 2)], "Join() cannot join the shapes (4, 3) and (4, 2)."),
+    (Join(), [(4, 3), (4,)], "Join() cannot join the shapes (4, 3) and (4,)."),
+    (Join(1), [(4,), (4,)], "Join(axis=1): the shape (4,) has no axis 1."),
     (Flatten(0, (2, 3)), [(2, 4)], "Flatten(axis=0, sizes=(2, 3)) does not fit the shape (2, 4)."),
     (Flatten(1, (4, -1)), [(2, 4)], "Flatten(axis=1, sizes=(4, -1)) does not fit the shape (2, 4)."),
     (Flatten(2, (4,)), [(2, 4)], "Flatten(axis=2, sizes=(4,)): the shape (2, 4) has no axis 2."),
@@ -124,7 +124,7 @@ def test_shapes_that_do_not_fit(step, shapes, text):
 
 def test_a_join_of_unknown_parts_has_no_inverse():
     assert message(pt.RuleError, Join().inverse) == (
-        "Join(axis=0, parts=None) cannot be undone: its parts are not known. Pass parts=."
+        "Join() cannot be undone: its parts are not known. Pass parts=."
     )
 
 
@@ -145,7 +145,7 @@ def test_what_is_no_conversion(make, found):
 
 
 def test_a_conversion_prints_as_it_is_made():
-    assert repr(Convert(["a", "b"], Split(2))) == "Convert(('a', 'b'), Split(parts=2, axis=0))"
+    assert repr(Convert(["a", "b"], Split(2))) == "Convert(('a', 'b'), Split(parts=2))"
 
 
 # moves
@@ -197,7 +197,7 @@ def test_templates_that_do_not_fit():
     ("select", "value", "text"),
     [
         ("a", 3, "'a': 3"),
-        (("a", "b"), Transpose(), "['a', 'b']: Transpose(axes=None, back=False)"),
+        (("a", "b"), Transpose(), "['a', 'b']: Transpose()"),
     ],
 )
 def test_what_is_no_rule_for_names(select, value, text):

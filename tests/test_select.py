@@ -21,7 +21,7 @@ from paramtree.select import (
     meant_pattern,
     parse_rules,
 )
-from paramtree.tree import collect_params, label_params, mask
+from paramtree.tree import collect_params, label_params, mask, rename
 
 FLAT = {
     "dense0": {"weight": jnp.ones((2, 3)), "bias": jnp.ones(2)},
@@ -196,6 +196,7 @@ def test_a_select_that_names_only_tied_places():
     assert message(NoMatchError, collect_params, TIED, "dense2/.*") == MISS.format("'dense2/.*'", lives)
     upper = re.compile("DENSE2/.*", re.IGNORECASE)
     assert lives in message(NoMatchError, collect_params, TIED, upper)
+    assert lives in message(NoMatchError, collect_params, TIED, "dense2")  # the block
     assert "out/weight is dense0/weight" in message(NoMatchError, collect_params, TIED, ["x", "out/.*"])
     assert list(collect_params(TIED, ".*weight")) == ["dense0/weight", "dense1/weight"]
     # what is left of a tree that was taken apart is still a tree to select from
@@ -340,3 +341,14 @@ def test_escaped_names_are_looked_up_and_not_searched_for(monkeypatch):
     found = apply_rules(tree, rules, default=None)[2]
     assert found == [*range(50), None]
     assert searched == []
+
+
+def test_a_dot_stands_for_a_new_line_in_a_name():
+    tree = {"a\nb": {"weight": jnp.ones(1)}, "block\n0": jnp.ones(1)}
+    assert list(collect_params(tree, ".*")) == ["a\nb/weight", "block\n0"]
+    assert list(collect_params(tree, "a.b/.*")) == ["a\nb/weight"]
+    assert label_params(tree, {".*weight": 1, ".*": 2}) == {"a\nb": {"weight": 1}, "block\n0": 2}
+    assert list(rename(tree, {"(.*)/weight": r"\1/kernel"})["a\nb"]) == ["kernel"]
+    assert matches(".*", "a\nb")
+    with pytest.raises(NoMatchError):
+        collect_params(tree, re.compile("a.b/.*"))  # a compiled pattern has its own flags

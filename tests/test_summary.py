@@ -289,7 +289,6 @@ def test_a_net_and_an_input_tell_what_each_block_gives():
         "dense2": "(2, 10)",
     }  # fmt: skip
     assert (rows["dense1"].kind, rows["dense1"].tied, found.output) == ("tie", "shared", "(2, 10)")
-    assert [row.name for row in found.rows][:2] == ["batchnorm0", "batchnorm0/gamma"]
     assert found.totals == summary(PARAMS).totals
     assert found.flops == 2 * 2 * (20 * 8 + 8 * 8 * 2 + 8 * 10) + found.flops - 1472
     assert found.to_text(100).splitlines()[0] == (
@@ -305,17 +304,69 @@ def test_blocks_without_parameters_have_a_row_where_inputs_are_given():
     assert summary(bound, "batch, n", depth=1).to_text(100) == (
         "4 parameters, 4*n + 19 elements, 16*n + 76 B, output (batch, 3)\n"
         "name         dtype    output        count        bytes\n"
-        "activation0           (batch, 4)\n"
         "dense0       float32  (batch, 4)  4*n + 4  16*n + 16 B\n"
+        "activation0           (batch, 4)\n"
         "sequential0  float32  (batch, 3)       15         60 B"
     )
     assert [row.name for row in summary(bound, "batch, n").rows if row.kind == "block"] == [
-        "activation0", "dense0", "sequential0", "sequential0/dense0", "sequential0/dropout0",
+        "dense0", "activation0", "sequential0", "sequential0/dense0", "sequential0/dropout0",
     ]  # fmt: skip
     assert [row.name for row in summary(bound, "batch, n", select="dense0/bias").rows] == [
         "dense0",
         "dense0/bias",
     ]
+
+
+def names_of(found):
+    return [row.name for row in found.rows]
+
+
+def test_blocks_stand_in_the_order_in_which_a_net_calls_them():
+    @pt.module
+    def Net(scope, x):
+        x = scope.call(nn.Conv(4, 3), x)
+        x = scope.call(nn.BatchNorm(), x) + scope.param("shift", ())
+        return scope.call(nn.Dense(2), scope.call(nn.Flatten(), x))
+
+    found = summary(pt.bind(Net, Net.specs("2, 8, 8, 1")), "2, 8, 8, 1")
+    called = [
+        "shift", "conv0", "conv0/weight", "conv0/bias", "batchnorm0", "batchnorm0/gamma", "batchnorm0/beta",
+        "batchnorm0/running_mean", "batchnorm0/running_var", "flatten0", "dense0", "dense0/weight",
+        "dense0/bias",
+    ]  # fmt: skip
+    assert names_of(found) == called
+    assert [row["name"] for row in found.to_dict()["rows"]] == called
+    page = found.to_html()
+    assert page.index("<td>conv0<") < page.index("<td>batchnorm0<") < page.index("<td>dense0<")
+    sizes = summary(pt.bind(Net, Net.specs("2, 8, 8, 1")), "2, 8, 8, 1", depth=1)
+    assert names_of(sizes) == ["shift", "conv0", "batchnorm0", "flatten0", "dense0"]
+    assert names_of(summary(pt.bind(Net, Net.specs("2, 8, 8, 1")))) == pt.names(Net.specs("2, 8, 8, 1"))
+
+
+def test_without_inputs_the_layers_of_a_container_stand_in_their_order():
+    layers = [nn.Dense(2) for _ in range(11)]
+    net = nn.Sequential(nn.Sequential(nn.Dense(2), nn.BatchNorm(), name="stem"), *layers, nn.BatchNorm())
+    params = jax.tree.map(lambda leaf: leaf, net.init(jax.random.key(0), "3, 2"))  # JAX sorts the keys
+    order = ["stem/dense0", "stem/batchnorm0", *(f"dense{at}" for at in range(11)), "batchnorm0"]
+    for inputs in ((), ("3, 2",)):
+        found = names_of(summary(pt.bind(net, params), *inputs))
+        assert (
+            list(dict.fromkeys(name.rpartition("/")[0] for name in found if name[-2:] in ("ht", "ta")))
+            == order
+        )
+    assert names_of(summary(pt.bind(net, params)[0]))[:2] == ["stem/dense0/weight", "stem/dense0/bias"]
+    assert names_of(summary(params)) == pt.names(params)
+
+
+def test_tied_places_stand_where_they_are_called():
+    for inputs in ((), ("2, 20",)):
+        found = summary(pt.bind(NET, PARAMS), *inputs, depth=1)
+        assert names_of(found) == ["dense0", "shared", "batchnorm0", "dense1", "dense2"]
+    late = nn.Dense(8, name="late")  # it holds the parameters of a layer called before it
+    net = nn.Sequential(nn.Dense(8, params=late), nn.BatchNorm(), late)
+    bound = pt.bind(net, net.specs("2, 8"))
+    assert names_of(summary(bound, "2, 8", depth=1)) == ["dense0", "batchnorm0", "late"]
+    assert summary(bound, "2, 8").rows[0].tied == "late"
 
 
 def test_a_part_of_a_net():
@@ -403,6 +454,13 @@ def test_it_fits_the_terminal_and_drops_what_can_be_spared():
         assert max(map(len, summary(tree).to_text(width).splitlines()[1:])) <= width
     assert summary(NET.specs("2, 20")).to_text(100).splitlines()[1].split()[3] == "initialiser"
     assert "initialiser" not in summary(NET.specs("2, 20")).to_text(60)
+    named = {f"encoder/layer{at}/attention/weight": jnp.ones((4, 4)) for at in (10, 11)}
+    assert summary(named).to_text(60) == (
+        "2 parameters, 32 elements, 128 B\n"
+        "name                              shape   dtype    count\n"
+        "encoder/layer10/attention/weight  (4, 4)  float32     16\n"
+        "encoder/layer11/attention/weight  (4, 4)  float32     16"
+    )
 
 
 def test_the_page_escapes_names():
@@ -419,8 +477,8 @@ def test_the_dict_holds_all_of_it():
         "parameters": 10, "count": 362, "trainable": 346, "fixed": 16, "nbytes": 1448,
         "device_bytes": 1448, "tied": 1,
     }  # fmt: skip
-    assert found["rows"][1] == {
-        "name": "batchnorm0/gamma", "kind": "parameter", "shape": [8], "dtype": "float32", "count": 8,
+    assert found["rows"][2] == {
+        "name": "dense0/bias", "kind": "parameter", "shape": [8], "dtype": "float32", "count": 8,
         "nbytes": 32, "init": "", "tied": "", "fixed": "", "sharding": "", "device_bytes": 32, "norm": None,
         "output": "", "parameters": 1,
     }  # fmt: skip

@@ -94,6 +94,28 @@ def test_a_bfloat16_mean_is_not_rounded_on_the_way():
     assert found["mean"].tolist() == [1.0]
 
 
+@pytest.mark.parametrize("size", [1e-37, 1e-25, 1e25, 1e38])
+def test_squares_neither_overflow_nor_vanish(size):
+    leaf = jnp.array([3.0, -1.0, 0.0, 0.0], "float32") * size
+    tracker = track(statistics=["rms", "mean", "std", "norm"])
+    frame = tracker.frame(tracker.update(tracker.init({"w": leaf}), {"w": leaf}, 0))
+    wide = np.asarray(leaf, np.float64)
+    expected = np.sqrt((wide**2).mean()), wide.mean(), wide.std(), np.sqrt((wide**2).sum())
+    np.testing.assert_allclose([column[0] for column in frame["w"].values()], expected, 1e-6)
+
+
+def test_what_jax_would_narrow_is_refused():
+    tracker, tree = track(), {"a": np.ones(2), "b": np.ones(2, "int64"), "c": np.ones(2, "float32"), "d": 0.5}
+    assert message(pt.MismatchError, lambda: tracker.update(tracker.init(tree), tree, 0)) == (
+        "track: these cannot be recorded:\n"
+        "  a is float64 in NumPy, which JAX would narrow; pt.cast it, or set jax_enable_x64\n"
+        "  b is int64 in NumPy, which JAX would narrow; pt.cast it, or set jax_enable_x64"
+    )
+    with jax.enable_x64(True):
+        frame = tracker.frame(tracker.update(tracker.init(tree), tree, 0))
+    assert frame["a"]["rms"].tolist() == [1.0]
+
+
 def test_nan_shows():
     leaf = jnp.array([1.0, jnp.nan, jnp.inf])
     tracker = track(statistics=["mean", "nonfinite"])
@@ -396,7 +418,7 @@ def test_the_frame_as_text_and_html():
     )
     evil = {"<script>alert(1)</script>".replace("/", ""): jnp.ones(2)}
     page = tracker.frame(tracker.init(evil))._repr_html_()
-    assert "<script>" not in page
+    assert "<script>alert" not in page
     assert "&lt;script&gt;" in page
     assert message(pt.UnknownNameError, lambda: frame["dense0/wieght"]) == (
         "'dense0/wieght' is not recorded. Did you mean dense0/weight or dense1/weight or dense0/bias?"
@@ -435,6 +457,22 @@ def test_a_plot_shows_the_recorded_values_and_says_what_is_not_finite():
     assert line.get_xdata().tolist() == [0, 1, 2, 3]
     np.testing.assert_array_equal(line.get_ydata(), [2.0, 4.0, 6.0, np.nan])
     assert figure.texts[1].get_text() == "not finite, and not shown: 1 Inf"
+
+
+@pytest.mark.parametrize("count", [2, 12])
+def test_steps_are_whole_numbers_on_their_axis(count):
+    pytest.importorskip("matplotlib")
+    frame = Frame(tuple(f"p{at}" for at in range(count)), np.arange(4), {"rms": np.ones((4, count))})
+    figure = frame.plot()
+    figure.canvas.draw()
+    labels = [
+        label.get_text()
+        for axes in figure.axes
+        if axes.get_xlabel() == "step"
+        for label in axes.get_xticklabels()
+    ]
+    assert labels
+    assert all(label.lstrip("\N{MINUS SIGN}").isdecimal() for label in labels)
 
 
 def test_an_empty_record_is_not_drawn():

@@ -22,6 +22,7 @@ Stamp = tuple[int, int, int, int]
 
 _FLUSHED = 64 << 20  # bytes written until they are flushed, in a second thread: disks are slower than memory
 _AHEAD = 32 << 20  # bytes that are read before they are asked for
+_WORTH_A_THREAD = 64 << 10  # bytes: to hand a smaller array over takes longer than to read it
 _MOST_AT_ONCE = 1 << 30  # bytes of one call: systems take less than 2 GiB
 _MOST_AXES = 32  # what every NumPy can hold
 _MOST_BYTES = 2**63 - 1
@@ -211,15 +212,19 @@ def read_ahead(read: ReadOne, sizes: Mapping[str, int]) -> Generator[ReadOne]:
             that is asked for again, is read when it is asked for.
     """
     found: dict[str, Future[Array]] = {}
-    waiting = iter(sizes)
+    waiting = iter([name for name, size in sizes.items() if size >= _WORTH_A_THREAD])
+    ahead = 0
     with ThreadPoolExecutor(2) as pool:
 
         def read_next(name: str) -> Array:
-            while (
-                sum(sizes[each] for each in found) < _AHEAD and (following := next(waiting, None)) is not None
-            ):
+            nonlocal ahead
+            while ahead < _AHEAD and (following := next(waiting, None)) is not None:
                 found[following] = pool.submit(read, following)
-            return found.pop(name).result() if name in found else read(name)
+                ahead += sizes[following]
+            if name not in found:
+                return read(name)
+            ahead -= sizes[name]
+            return found.pop(name).result()
 
         yield read_next
 

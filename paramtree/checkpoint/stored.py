@@ -1,7 +1,6 @@
 """What every format gives when a file is opened: headers at once, values one by one when asked for."""
 
 import math
-import mmap
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -15,8 +14,6 @@ from paramtree.checkpoint.layout import Notes
 Array = np.ndarray[Any, Any]
 ReadOne = Callable[[str], Array]
 
-_LARGE = 1 << 20  # bytes
-_AT_ONCE = getattr(mmap, "MAP_POPULATE", 0)  # Linux has it
 _ALIGNED = 64  # bytes: what JAX asks of memory that it takes over without a copy, on CPUs
 
 
@@ -44,14 +41,6 @@ class Stored:
     by_position: bool = False
 
 
-def _memory(size: int) -> Array:
-    """Get memory; of much, all pages at once: to get each alone takes half of the time of a load."""
-    if size < _LARGE or not _AT_ONCE:
-        return np.empty(size, np.uint8)
-    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _AT_ONCE
-    return np.frombuffer(mmap.mmap(-1, size, flags=flags), np.uint8)
-
-
 def new_array(shape: tuple[int, ...], dtype: Any) -> Array:
     """Allocate an array to read values into, aligned so that JAX on a CPU takes it over without a copy.
 
@@ -60,6 +49,6 @@ def new_array(shape: tuple[int, ...], dtype: Any) -> Array:
     """
     dtype = np.dtype(dtype)
     size = math.prod(shape) * dtype.itemsize
-    memory = _memory(size + _ALIGNED)
+    memory = np.empty(size + _ALIGNED, np.uint8)
     start = -memory.ctypes.data % _ALIGNED
     return memory[start : start + size].view(dtype).reshape(shape)

@@ -4,6 +4,11 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from typing import NamedTuple
 
+_READ = (
+    "a file: .safetensors or the index of its shards, .npz, .pt, .bin, .h5, .keras, .params, .msgpack, .eqx; "
+    "or an Orbax directory. Its content says which"
+)
+
 
 class Outcome(NamedTuple):
     """What a command has to say.
@@ -43,7 +48,7 @@ class Command(NamedTuple):
 
 def add_file(parser: ArgumentParser, name: str, text: str = "") -> None:
     """Add the argument that names a file or directory to read."""
-    parser.add_argument(name, metavar=name.upper(), help=text or "a file of any format that pt.load reads")
+    parser.add_argument(name, metavar=name.upper(), help=text or _READ)
 
 
 def add_select(parser: ArgumentParser) -> None:

@@ -10,7 +10,7 @@ import jax
 
 from paramtree.checkpoint import LoadPlan, orbax, plan_load, save
 from paramtree.checkpoint.export import Pending, rename_leaves
-from paramtree.checkpoint.formats import save_file, writer_of
+from paramtree.checkpoint.formats import open_stored, save_file, writer_of
 from paramtree.checkpoint.layout import Leaves, host_array, split_parts
 from paramtree.checkpoint.rows import count_text
 from paramtree.checkpoint.stored import Array
@@ -28,13 +28,13 @@ _NOTHING = jax.ShapeDtypeStruct((), bool)
 
 def _configure(parser: ArgumentParser) -> None:
     add_file(parser, "in")
-    add_file(parser, "out", "where to: the suffix says the format, as for pt.save")
+    add_file(parser, "out", "where to: .safetensors or its .index.json, .npz, .params, .msgpack or .orbax")
     add_rules(parser)
     parser.add_argument(
         "--like",
         metavar="FILE",
-        help="a file whose names, dtypes and ties the result gets, as by pt.load(IN, like=...); needed for "
-        "files without names (.eqx). All values are then held in memory at once",
+        help="a file whose names, dtypes and ties the result gets; needed for files without names (.eqx). "
+        "All values are then held in memory at once",
     )
     parser.add_argument("--force", action="store_true", help="replace OUT where it exists")
 
@@ -63,7 +63,7 @@ def _run(options: Namespace) -> Outcome:
 
 def _write_one_by_one(source: str, out: Path, rename: Any, plan: LoadPlan, bar: terminal.Bar) -> None:
     """Write what a plan found, with the memory of one parameter."""
-    opened = open_file(source).stored
+    opened = open_stored(Path(source))  # its names need no nesting, as rules may give it others
     dtypes = {row.name: row.spec.dtype for row in plan.rows if row.status == "cast"}
     with opened.reading() as read:
         # what cannot be read is left out by rules, as the plan is resolved: to these it is shown

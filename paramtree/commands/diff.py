@@ -8,7 +8,6 @@ from paramtree.commands.command import Command, Outcome, add_file, add_json, add
 from paramtree.commands.files import open_file
 from paramtree.compare import Diff, Difference, diff
 
-_HEAD = ("name", "difference", "changed", "largest", "relative")
 _COLOURS = {"only in a": "red", "only in b": "green", "renamed": "cyan"}
 
 
@@ -47,8 +46,8 @@ def _run(options: Namespace) -> Outcome:
 def _text(options: Namespace, found: Diff) -> str:
     if not found:
         return found.headline()
-    cells = [row.cells() for row in found]
-    lines = terminal.table(_HEAD, cells, 2, [_colour(row) for row in found])
+    colours = [_colour(row) for row in found]
+    lines = terminal.noted_table(*found.table(), 2, colours, note=1, implied="values")
     sides = (
         terminal.paint(f"a: {terminal.printable(options.a)}", "red"),
         terminal.paint(f"b: {terminal.printable(options.b)}", "green"),

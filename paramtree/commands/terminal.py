@@ -2,6 +2,7 @@
 
 import os
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Generator, Iterable, Sequence
@@ -76,6 +77,38 @@ def table(
         lines += text.split("\n")[1:]
     shades = ("bold", *(colours or ("",) * len(rows)))
     return [paint(line, shade) for line, shade in zip(lines, shades, strict=True)]
+
+
+def noted_table(
+    head: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    wide: int,
+    colours: Sequence[str],
+    note: int,
+    implied: str = "",
+) -> list[str]:
+    """Write rows as `table` does, or, where there is no room, each with its note on lines of its own.
+
+    A note that is cut in its middle says nothing.
+
+    Args:
+        head: the titles of the columns.
+        rows: the cells.
+        wide: how many of the first columns hold text.
+        colours: of each row.
+        note: the column of the notes, one of these.
+        implied: a note that the other columns tell as well, and that needs no line.
+    """
+    sizes = [max(map(len, map(printable, column))) for column in zip(head, *rows, strict=True)]
+    if sum(sizes) + 2 * (len(sizes) - 1) <= width():
+        return table(head, rows, wide, colours)
+    short_head, *short = [(*cells[:note], *cells[note + 1 :]) for cells in (head, *rows)]
+    first, *lines = table(short_head, short, wide - 1, colours)
+    noted = [first]
+    for line, cells, colour in zip(lines, rows, colours, strict=True):
+        text = "" if cells[note] == implied else printable(cells[note])
+        noted += [line, *(paint(f"    {each}", colour) for each in textwrap.wrap(text, max(width() - 4, 20)))]
+    return noted
 
 
 def printable(text: str) -> str:

@@ -17,9 +17,16 @@ from paramtree.checkpoint.layout import dtype_fault
 from paramtree.compare.renames import pair_names
 from paramtree.compare.sides import Place, Side, open_side
 from paramtree.compare.values import Gap, measure
-from paramtree.errors import ParamTreeError
+from paramtree.errors import NoMatchError, ParamTreeError, listing
 from paramtree.names import natural_name_key
-from paramtree.select import Select, apply_select, depends_on_leaves, freeze_select, matching_names
+from paramtree.select import (
+    Select,
+    apply_select,
+    depends_on_leaves,
+    describe_select,
+    freeze_select,
+    matching_names,
+)
 
 KINDS = ("only in a", "only in b", "renamed", "shape", "dtype", "tie", "mark", "values")
 _HEAD = ("name", "difference", "changed", "largest", "relative")
@@ -141,19 +148,24 @@ class Diff:
         listed = ", ".join(f"{kind} {counts[kind]:,}" for kind in KINDS if counts[kind])
         return f"{len(self.rows):,} of {number} differ{'s' if len(self.rows) == 1 else ''}: {listed}"
 
+    def table(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+        """Give the head and the rows of the table; the columns of numbers only where values differ."""
+        cells = [row.cells() for row in self.rows]
+        shown = len(_HEAD) if any(any(row[2:]) for row in cells) else 2
+        return _HEAD[:shown], [row[:shown] for row in cells]
+
     def to_text(self, width: int | None = None) -> str:
         """Write the table, as wide as the terminal if no width is given."""
         if not self.rows:
             return self.headline()
-        cells = [row.cells() for row in self.rows]
-        return f"{self.headline()}\n{display.table_text(_HEAD, cells, width or display.terminal_width())}"
+        return f"{self.headline()}\n{display.table_text(*self.table(), width or display.terminal_width())}"
 
     def __repr__(self) -> str:
         return self.to_text()
 
     def to_html(self) -> str:
         """Write the table in HTML, as a notebook shows it."""
-        return display.table_html(self.headline(), _HEAD, [row.cells() for row in self.rows])
+        return display.table_html(self.headline(), *self.table())
 
     def _repr_html_(self) -> str:
         return self.to_html()
@@ -202,6 +214,18 @@ def diff(a: Any, b: Any, /, *, select: Select | None = None, rtol: float = 0.0, 
         return _Comparison(one, two, rtol, atol).run(select)
 
 
+def _check_not_only_tied(select: Any, held: Mapping[str, Any], ties: Mapping[str, tuple[str, bool]]) -> None:
+    tied = {place: held[source] for place, (source, _) in ties.items()}
+    for each in select if isinstance(select, tuple) else (select,):
+        places = [] if matching_names(each, held) else matching_names(each, tied)
+        if places:
+            where = listing([f"{place} is {ties[place][0]}" for place in places], 6)
+            raise NoMatchError(
+                f"select {describe_select(each)} hits only tied places: {where}. "
+                "Select a tied parameter where it lives."
+            )
+
+
 @dataclass(frozen=True)
 class _Comparison:
     a: Side
@@ -244,7 +268,9 @@ class _Comparison:
         for side in (self.a, self.b):
             hit.update(matching_names(frozen, side.held))
         if not hit or not depends_on_leaves(frozen):
-            apply_select({**self.b.held, **self.a.held}, select)  # raises where one hits nothing
+            held = {**self.b.held, **self.a.held}
+            _check_not_only_tied(frozen, held, {**self.b.ties, **self.a.ties})
+            apply_select(held, select)  # raises where one hits nothing
         for side in (self.a, self.b):
             tied = {place: side.held[source] for place, (source, _) in side.ties.items()}
             hit.update(place for place, (source, _) in side.ties.items() if source in hit)

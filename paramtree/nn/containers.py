@@ -137,6 +137,9 @@ def Repeat(layer: Module, count: int, *, name: str | None = None) -> Module:
     `Sequential` of the same name; `pt.unstack(params, "repeat0/block")` makes the ones of the others, and
     `pt.stack` goes back. Inputs after the first are the same for each of them.
 
+    To share the layers of two repetitions use one layer in both, or `pt.tie` the one block to the other as a
+    whole. A parameter in it that is tied to one outside is the same for all repetitions.
+
     >>> from paramtree import nn
     >>> net = Repeat(nn.Dense(8, "tanh"), 6)
     >>> net.specs("batch, 8")["dense"]["weight"]

@@ -66,6 +66,9 @@ def Conv(
     >>> net
     Conv(16, 3x3, stride 2, same, relu)
 
+    Source: LeCun, Bottou, Bengio and Haffner, 1998, "Gradient-based learning applied to document
+    recognition".
+
     Raises:
         ParamTreeError: for a setting that is not valid, or channels that the groups do not divide.
         MismatchError: at the call, for an input of another rank, channels that the groups do not divide, or a

@@ -88,6 +88,8 @@ def Embedding(
     >>> net.apply(params, jnp.array([[1, 2, 3]])).shape
     (1, 3, 4)
 
+    Source: Bengio, Ducharme, Vincent and Jauvin 2003, A neural probabilistic language model.
+
     Raises:
         ParamTreeError: for sizes below 1.
         MismatchError: at the call, for ids that are not integers.

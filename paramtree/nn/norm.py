@@ -64,8 +64,8 @@ def BatchNorm(
 
     Raises:
         ParamTreeError: for options that are not valid, at construction.
-        MismatchError: at the call, for an input without the axis; in training, with one value or none for
-            each channel.
+        MismatchError: at the call, for an input without the axis, or of complex numbers; in training, with
+            one value or none for each channel.
     """
     channel = check_axes("BatchNorm", axis, several=False)
     momentum = check_number("BatchNorm", "momentum", momentum, lambda value: 0 <= value <= 1, "in [0, 1]")
@@ -127,7 +127,7 @@ def LayerNorm(
 
     Raises:
         ParamTreeError: for options that are not valid, at construction.
-        MismatchError: at the call, for an input without the axes.
+        MismatchError: at the call, for an input without the axes, or of complex numbers.
     """
     named = check_axes("LayerNorm", axis)
     eps = _check_eps("LayerNorm", eps)
@@ -168,7 +168,7 @@ def RMSNorm(
 
     Raises:
         ParamTreeError: for options that are not valid, at construction.
-        MismatchError: at the call, for an input without the axes.
+        MismatchError: at the call, for an input without the axes, or of complex numbers.
     """
     named = check_axes("RMSNorm", axis)
     eps = _check_eps("RMSNorm", eps)
@@ -220,7 +220,8 @@ def GroupNorm(
 
     Raises:
         ParamTreeError: for options that are not valid, at construction.
-        MismatchError: at the call, for channels that the groups do not divide, or fewer than 2 axes.
+        MismatchError: at the call, for channels that the groups do not divide, fewer than 2 axes, or complex
+            numbers.
     """
     groups = check_size("GroupNorm", "groups", groups)
     channel, eps = _check_layout("GroupNorm", layout), _check_eps("GroupNorm", eps)
@@ -287,7 +288,7 @@ def InstanceNorm(
 
     Raises:
         ParamTreeError: for options that are not valid, at construction.
-        MismatchError: at the call, for an input of fewer than 3 axes.
+        MismatchError: at the call, for an input of fewer than 3 axes, or of complex numbers.
     """
     channel, eps = _check_layout("InstanceNorm", layout), _check_eps("InstanceNorm", eps)
 

@@ -300,7 +300,7 @@ def _one_way(
     i2h_bias = scope.param(f"{key}_i2h_bias", (rows,), i2h_bias_init)
     h2h_bias = scope.param(f"{key}_h2h_bias", (rows,), h2h_bias_init)
     products = x @ i2h_weight.T + jnp.expand_dims(i2h_bias, (0, 1))  # of all steps at once
-    zeros = jnp.zeros((x.shape[1], net.hidden), products.dtype)
+    zeros = jnp.zeros_like(products, shape=(x.shape[1], net.hidden))  # and spread over devices as they are
     start = start or (zeros,) * len(net.states)
     # a scan must give back the dtype that it was given, and the steps compute in that of the products
     start = tuple(part.astype(products.dtype) for part in start)

@@ -13,7 +13,8 @@ from paramtree.scope import Scope
 def Dropout(rate: float, *, name: str | None = None) -> Module:
     """Drop each element with probability `rate` in training, and scale the others by 1 / (1 - rate).
 
-    (...) -> (...). Outside of training it is the identity. Each use in a net draws of its own.
+    (...) -> (...). Outside of training it is the identity. Each use in a net draws of its own, and each
+    repetition of `Repeat`; a `jax.lax` loop or `vmap` of a module's own drops the same elements in all steps.
 
     >>> Dropout(0.5).apply({}, jnp.ones(4), train=True, key=jax.random.key(0)).sum() in (0, 2, 4, 6, 8)
     True

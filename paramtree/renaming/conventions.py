@@ -17,7 +17,7 @@ from paramtree.names import flatten_named, join
 from paramtree.renaming.convert import Array, Shape, Step
 from paramtree.renaming.inverse import invert
 from paramtree.renaming.moves import Move, Specs
-from paramtree.select import apply_select, expand_template, match_rules, parse_rules
+from paramtree.select import apply_select, expand_template, match_rules, numbered, parse_rules
 
 PARTS = ("query", "key", "value", "out")  # the layers of attention, as we name them
 GATED = re.compile(r"([lr])(\d+)_(i2h|h2h)_(weight|bias)")  # what our recurrent layers hold
@@ -157,8 +157,7 @@ class Way:
         known = dict.fromkeys(filter(None, paths), 0)
         if not rules or not known:
             return paths, []
-        numbered = [(rule.select, at) for at, rule in enumerate(rules)]
-        _, structure, winners, faults = match_rules(known, numbered, default=None)
+        _, structure, winners, faults = match_rules(known, numbered(rules), default=None)
         for block, at in zip(structure.names, winners, strict=True):
             if at is not None:
                 paths[block] = expand_template(*_rule_for(rules[at], block))

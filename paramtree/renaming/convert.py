@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from paramtree.display import shape_text
+from paramtree.display import call_text, shape_text
 from paramtree.errors import MismatchError, RuleError
 
 Shape = tuple[int, ...]
@@ -51,6 +51,9 @@ class Transpose:
 
     axes: tuple[int, ...] | None = None
     back: bool = False
+
+    def __repr__(self) -> str:
+        return call_text(self)
 
     def __post_init__(self) -> None:
         """Check the fields, and make lists tuples."""
@@ -96,6 +99,9 @@ class Split:
 
     parts: int | tuple[int, ...]
     axis: int = 0
+
+    def __repr__(self) -> str:
+        return call_text(self)
 
     def __post_init__(self) -> None:
         """Check the fields, and make lists tuples."""
@@ -151,6 +157,9 @@ class Join:
 
     axis: int = 0
     parts: int | tuple[int, ...] | None = None
+
+    def __repr__(self) -> str:
+        return call_text(self)
 
     def __post_init__(self) -> None:
         """Check the fields, and make lists tuples."""
@@ -297,7 +306,7 @@ class Convert:
         steps: `Transpose`, `Split`, `Join`, `Flatten`, `Unflatten`, in the order they are done.
 
     >>> Convert(r"\1/weight", Transpose())
-    Convert('\\1/weight', Transpose(axes=None, back=False))
+    Convert('\\1/weight', Transpose())
 
     Raises:
         RuleError: where a template is not a text, or a step is not one.

@@ -90,7 +90,7 @@ def linen(
     >>> import jax
     >>> linen().read({"params/Dense_0/kernel": jax.ShapeDtypeStruct((3, 4), "float32")})
     [Move(sources=('params/Dense_0/kernel',), targets=('dense0/weight',),
-          steps=(Transpose(axes=None, back=False),))]
+          steps=(Transpose(),))]
     """
     read = Way("linen", _linen_places, _read_flax, _linen_path, rules=blocks, transposed=transposed)
 

@@ -11,7 +11,15 @@ import numpy as np
 
 from paramtree.errors import MismatchError, RuleError, listing
 from paramtree.renaming.convert import Array, Convert, Step
-from paramtree.select import Rule, describe_select, expand_template, match_rules, matches, parse_rules
+from paramtree.select import (
+    Rule,
+    describe_select,
+    expand_template,
+    match_rules,
+    matches,
+    numbered,
+    parse_rules,
+)
 
 Specs = Mapping[str, Any]  # name -> what has a shape and a dtype
 
@@ -109,8 +117,7 @@ def find_moves(specs: Specs, rename: Any) -> tuple[list[Move], list[str]]:
     rules = [Rule(rule.select, _convert(rule)) for rule in parse_rules(rename)]
     if not specs:
         return [], [f"rule {at} {describe_select(rule.select)} hits nothing" for at, rule in enumerate(rules)]
-    numbered = [(rule.select, at) for at, rule in enumerate(rules)]
-    _, structure, winners, faults = match_rules(dict.fromkeys(specs, 0), numbered, default=None)
+    _, structure, winners, faults = match_rules(dict.fromkeys(specs, 0), numbered(rules), default=None)
     by_name = dict(zip(structure.names, winners, strict=True))
     return _collect(specs, rules, by_name, faults), faults
 

@@ -7,7 +7,8 @@ from paramtree import display
 from paramtree.report.page import sortable_table
 
 _GAP = 2  # characters between columns
-_NAME = 20  # characters that a column of texts needs at least
+_NAMES = 40  # characters that the first column needs at least
+_TEXTS = 20  # and any other of texts
 
 
 class Column(NamedTuple):
@@ -68,8 +69,9 @@ def _fitting(columns: Sequence[Column], width: int) -> list[Column]:
 
     def need() -> int:
         sizes = [max(map(len, (column.head, *column.cells))) for column in kept]
-        cut = [min(size, _NAME) if column.is_text else size for column, size in zip(kept, sizes, strict=True)]
-        return sum(cut) + _GAP * (len(cut) - 1)
+        rest = zip(kept[1:], sizes[1:], strict=True)
+        cut = [min(size, _TEXTS) if column.is_text else size for column, size in rest]
+        return min(sizes[0], _NAMES) + sum(cut) + _GAP * len(cut)
 
     while need() > width and any(column.spare for column in kept):
         kept.remove(max(kept, key=lambda column: column.spare))

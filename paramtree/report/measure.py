@@ -8,7 +8,7 @@ largest values, NaN, infinities and subnormal numbers are told by their bits, wh
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial, reduce
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +18,7 @@ from jax import lax
 
 from paramtree.names import untyped_jax
 from paramtree.report.numbers import power_of_two, read_numbers
-from paramtree.report.rows import ROW, Rows, common_rows, whole_rows
+from paramtree.report.rows import ROW, Rows, alike_rows, common_rows
 
 BINS = 16  # of a histogram: as many as a short line of text can show
 
@@ -32,8 +32,8 @@ class Measured(NamedTuple):
     Attributes:
         least: the keys of the least finite values, as `numbers.Reading` orders them.
         most: the keys of the largest.
-        counts: NaN, infinite, zero, subnormal and finite elements, then for each bin but the first those in
-            it or above; each count as (count >> 4, count & 15).
+        counts: NaN, infinite, zero, subnormal and finite elements, then those in each bin but the first,
+            which holds the rest: (20, arrays), each count as (count >> 4, count & 15).
         scale: the powers of two that the moments were multiplied with, so that no square overflows.
         mean: of the finite values.
         spread: the sums of the squared distances from the mean.
@@ -48,7 +48,7 @@ class Measured(NamedTuple):
 
 
 class _Join(NamedTuple):
-    """How what was found of rows becomes what holds of whole arrays, and back."""
+    """How what was found of rows, along the last axes, becomes what holds of whole arrays, and back."""
 
     add: Callable[[Any], Any]
     least: Callable[[Any], Any]
@@ -62,15 +62,12 @@ def measure_rows(arrays: Sequence[Any], rows: Sequence[Rows]) -> list[Measured]:
     found: list[Measured] = []
     start = 0
     for each in rows:
-        laid, valid = common_rows(arrays[start : start + each.arrays], each)
+        group = arrays[start : start + each.arrays]
         start += each.arrays
-        join = _Join(
-            each.join(jax.ops.segment_sum),
-            each.join(jax.ops.segment_min),
-            each.join(jax.ops.segment_max),
-            lambda values, owner=each.owner: values[owner],
-        )
-        found.append(_measure(laid, valid, 1, join))
+        if len({array.size for array in group}) == 1:
+            found.append(_measure_alike(group))
+        else:
+            found.append(_measure(*common_rows(group, each), 1, _join_segments(each)))
     return found
 
 
@@ -83,19 +80,40 @@ def measure_one(array: Any, spread: bool) -> Measured:
         spread: whether it lies on several devices: then each line along its longest axis is a row, so that
             nothing is moved.
     """
-    if spread and array.ndim:
-        laid, valid, axis = array, None, max(range(array.ndim), key=lambda each: array.shape[each])
-    else:
-        laid, valid = whole_rows(array)
-        axis = 1
-    shape = tuple(size for at, size in enumerate(laid.shape) if at != axis)
+    if not spread or not array.ndim:
+        return _measure_alike([array])
+    axis = max(range(array.ndim), key=lambda each: array.shape[each])
+    shape = tuple(size for at, size in enumerate(array.shape) if at != axis)
     join = _Join(
-        lambda values: values.sum(tuple(range(len(shape))))[None],
+        lambda values: values.sum(tuple(range(-len(shape), 0)))[..., None],
         lambda values: values.min()[None],
         lambda values: values.max()[None],
         lambda values: jnp.broadcast_to(values.reshape((1,) * len(shape)), shape),
     )
-    return _measure(laid, valid, axis, join)
+    return _measure(array, None, axis, join)
+
+
+def _measure_alike(arrays: Sequence[Any]) -> Measured:
+    """Measure arrays of one size: plain reductions join their rows, where segments are taken one by one."""
+    laid, valid = alike_rows(arrays)
+    many, rows = len(arrays), laid.shape[0] // len(arrays)
+    join = _Join(
+        lambda values: values.reshape(*values.shape[:-1], many, rows).sum(-1),
+        lambda values: values.reshape(many, rows).min(1),
+        lambda values: values.reshape(many, rows).max(1),
+        lambda values: jnp.broadcast_to(values[:, None], (many, rows)).reshape(-1),
+    )
+    return _measure(laid, valid, 1, join)
+
+
+def _join_segments(rows: Rows) -> _Join:
+    add = rows.join(jax.ops.segment_sum)
+    return _Join(
+        lambda values: add(values.T).T,
+        rows.join(jax.ops.segment_min),
+        rows.join(jax.ops.segment_max),
+        lambda values: values[rows.owner],
+    )
 
 
 def _measure(laid: Any, valid: Any, axis: int, join: _Join) -> Measured:
@@ -118,9 +136,12 @@ def _measure(laid: Any, valid: Any, axis: int, join: _Join) -> Measured:
     inside = (seen.number >= lows) & (seen.number <= highs)
     inside = inside if valid is None else inside & valid
     counts += _bins(seen.number * scales, inside, lows * scales, highs * scales, axis)
-    # in two parts, as arrays may have more elements than 32 bits can count
-    each = jnp.stack(counts, -1)
-    parts = join.add(each >> 4), join.add(each & 15)
+    each = jnp.stack(counts)
+    if laid.size < 2**31:
+        whole = join.add(each)
+        parts = whole >> 4, whole & 15
+    else:  # than 32 bits can count
+        parts = join.add(each >> 4), join.add(each & 15)
     off = jnp.where(inside, seen.number * scales - centres, 0)
     mean, spread = _moments(off, of_rows[-1], count, axis, join)
     return Measured(least, most, parts, scale, mean, spread)
@@ -130,9 +151,22 @@ def _classes(key: Any, masks: Sequence[Any], axis: int) -> list[Any]:
     """Reduce each row: its least and largest finite key, and how many there are of each class."""
     ends = jnp.iinfo(key.dtype)
     keys = jnp.where(masks[_CLASSES], key, ends.max), jnp.where(masks[_CLASSES], key, ends.min)
-    combine = (lax.min, lax.max, *[lax.add] * len(masks))
-    starts = (ends.max, ends.min, *[0] * len(masks))
-    return _reduce((*keys, *map(_count, masks)), starts, combine, axis)
+    if key.shape[axis] != ROW:
+        combine = (lax.min, lax.max, *[lax.add] * len(masks))
+        starts = (ends.max, ends.min, *[0] * len(masks))
+        return _reduce((*keys, *map(_count, masks)), starts, combine, axis)
+    # the counts of four classes in one word: none is more than 128
+    word = sum(
+        jnp.where(mask, np.uint32(1 << 8 * at), np.uint32(0)) for at, mask in enumerate(masks[:_CLASSES])
+    )
+    low, high, word, finite = _reduce(
+        (*keys, word, _count(masks[_CLASSES])),
+        (ends.max, ends.min, 0, 0),
+        (lax.min, lax.max, lax.add, lax.add),
+        axis,
+    )
+    counts = [((word >> np.uint32(8 * at)) & 255).astype(jnp.int32) for at in range(_CLASSES)]
+    return [low, high, *counts, finite]
 
 
 def _count(mask: Any) -> Any:
@@ -140,11 +174,31 @@ def _count(mask: Any) -> Any:
 
 
 def _bins(scaled: Any, finite: Any, low: Any, high: Any, axis: int) -> list[Any]:
-    """Count in each row what lies in each bin, or above it; but for the first, which all lies in."""
+    """Count in each row what lies in each bin, but for the first, which the rest lies in."""
     steps = lax.optimization_barrier(BINS / jnp.where(high > low, high - low, 1))
-    places = _parts(jnp.where(finite, (scaled - low) * steps, -1), axis)
-    above = [reduce(lax.add, [_count(part >= each) for part in places]) for each in range(1, BINS)]
-    return _reduce(above, [0] * len(above), [lax.add] * len(above), axis)
+    place = jnp.where(finite, jnp.minimum((scaled - low) * steps, BINS - 1), -1).astype(jnp.int32)
+    if place.shape[axis] == ROW:
+        return _packed_counts(place, axis)
+    inside = [_count(place == each) for each in range(1, BINS)]
+    return _reduce(inside, [0] * len(inside), [lax.add] * len(inside), axis)
+
+
+def _packed_counts(place: Any, axis: int) -> list[Any]:
+    """Count how often each number from 1 to 15 stands in a row of 128.
+
+    The counts of eight numbers share a word, 4 bits each, while no more than 8 elements are added up, and
+    those of four share one, 8 bits each, up to 128. To shift by less than nothing, or by more than a word
+    has, gives 0: so what is none of a word's numbers adds nothing to it.
+    """
+    parts = [lax.bitcast_convert_type(4 * part, jnp.uint32) for part in _parts(place, axis)]
+    one = jnp.ones(parts[0].shape, jnp.uint32)
+    eights = [sum(lax.shift_left(one, part - np.uint32(first)) for part in parts) for first in (0, 32)]
+    fours = [each >> np.uint32(shift) & np.uint32(0x0F0F0F0F) for each in eights for shift in (0, 4)]
+    sums = _reduce(fours, [0] * 4, [lax.add] * 4, axis)
+    counts = [
+        (sums[each // 8 * 2 + each % 2] >> np.uint32(each % 8 // 2 * 8)) & 255 for each in range(1, BINS)
+    ]
+    return [each.astype(jnp.int32) for each in counts]
 
 
 def _moments(off: Any, centre: Any, count: Any, axis: int, join: _Join) -> tuple[Any, Any]:
@@ -154,8 +208,7 @@ def _moments(off: Any, centre: Any, count: Any, axis: int, join: _Join) -> tuple
     are never much larger than what remains, whatever the values in this row or in others.
     """
     parts = _parts(off, axis)
-    sums = sum(parts), sum(part * part for part in parts)
-    total, squares = _reduce(sums, (0, 0), (lax.add, lax.add), axis)
+    total, squares = _row_sums((sum(parts), sum(part * part for part in parts)), axis)
     count = count.astype(off.dtype)
     mine = total / jnp.maximum(count, 1)
     whole = jnp.maximum(join.add(count), 1)
@@ -166,6 +219,15 @@ def _moments(off: Any, centre: Any, count: Any, axis: int, join: _Join) -> tuple
     rest = join.add(away * weight)
     away -= join.spread(rest)
     return mean + rest, join.add(jnp.maximum(squares - total * mine, 0) + count * away * away)
+
+
+def _row_sums(arrays: Sequence[Any], axis: int) -> Sequence[Any]:
+    if arrays[0].shape[axis] != _LANES:
+        return _reduce(arrays, (0, 0), (lax.add, lax.add), axis)
+    # by a product, in which a CPU may add in any order, and so several at once
+    ones = jnp.ones(_LANES, arrays[0].dtype)
+    parts = lax.optimization_barrier(arrays)
+    return [jnp.tensordot(each, ones, (axis, 0), precision="highest") for each in parts]
 
 
 def _parts(array: Any, axis: int) -> list[Any]:

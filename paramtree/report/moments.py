@@ -78,7 +78,7 @@ def measure(arrays: Sequence[Any]) -> list[Moments]:
 
 
 def _moments(found: Measured, dtype: Any) -> list[Moments]:
-    counts = sixteens(found.counts)
+    counts = sixteens(found.counts).T
     finite = counts[:, 4]
     least, most = (values_of_keys(keys, dtype) for keys in (found.least, found.most))
     scale, mean, spread = (each.astype(np.float64) for each in (found.scale, found.mean, found.spread))
@@ -86,8 +86,8 @@ def _moments(found: Measured, dtype: Any) -> list[Moments]:
     std = np.where(least < most, np.sqrt(spread / np.maximum(finite, 1)) / scale, 0.0)
     with np.errstate(invalid="ignore"):  # the ends of what holds no finite number are none
         mean = np.clip(mean, least.astype(np.float64), most.astype(np.float64))
-    above = np.concatenate([counts[:, 4:], np.zeros_like(finite)[:, None]], 1)
-    bins = map(tuple, (above[:, :-1] - above[:, 1:]).tolist())
+    inner = counts[:, 5:]
+    bins = map(tuple, np.concatenate([finite[:, None] - inner.sum(1, keepdims=True), inner], 1).tolist())
     columns = [counts[:, at] for at in (4, 0, 1, 2, 3)]
     columns += [mean, std, np.hypot(mean, std), least, most]
     rows = zip(*(column.tolist() for column in columns), bins, strict=True)

@@ -64,7 +64,7 @@ def _numbers_style(identity: str, columns: Sequence[Sequence[float | str]]) -> s
         return ""
     return (
         f'\n.paramtree-sort[data-paramtree="{identity}"] :is({", ".join(numbered)}):not([colspan])'
-        " { padding: .22em .5em .22em 1em; text-align: right; white-space: nowrap; }"
+        " { padding: .22em .5em .22em 1em; text-align: right; }"
     )
 
 

@@ -272,17 +272,24 @@ class Scale(NamedTuple):
         """Name the axis."""
         return f"{what}, logarithmic beyond ±{self.width:g}" if self.width else what
 
-    def ticks(self, low: float, high: float) -> list[float]:
+    def ticks(self, low: float, high: float, widest: float = 1e3) -> list[float]:
         """Give round numbers between two ends, of a scale with a width: zero, the width, powers of ten.
+
+        Args:
+            low: the lower end.
+            high: the upper end.
+            widest: how many widths an end may be away, so that there is room for the width beside zero.
 
         >>> Scale(0.05).ticks(-0.06, 20.0), Scale(0.1).ticks(-0.6, 0.6)
         ([-0.05, 0.0, 0.05, 1.0, 10.0], [-0.5, -0.1, 0.0, 0.1, 0.5])
+        >>> Scale(0.002).ticks(0.0, 1.0), Scale(0.002).ticks(0.0, 1.0, 200)
+        ([0.0, 0.002, 0.01, 0.1, 1.0], [0.0, 0.01, 0.1, 1.0])
         """
         far = max(abs(low), abs(high))
         powers = log_ticks(self.width * 4, far, 4)
         if len(powers) < 2 or far < self.width * 40:
             powers = log_ticks(far / 2.6, far)[-1:] if far > self.width * 4 else []
-        crowded = far > self.width * 1e3  # the width would stand on top of zero
+        crowded = far > self.width * widest  # the width would stand on top of zero
         ends = [*([] if crowded else [self.width]), *powers]
         return [tick for tick in (*(-end for end in ends[::-1]), 0.0, *ends) if low <= tick <= high]
 

@@ -194,6 +194,6 @@ def _colour_bar(canvas: Canvas, top: float, colours: _Colours) -> None:
     )
     bar.outline.set_visible(False)
     if colours.scale.width:
-        ticks = colours.scale.ticks(-colours.limit, colours.limit)
+        ticks = colours.scale.ticks(-colours.limit, colours.limit, 200)  # the bar is short
         label_ticks(bar.ax.xaxis, ticks, colours.scale.forward(np.array(ticks)))
     canvas.text(_LEFT + 0.1, top + 0.02, colours.scale.label("value"), color=SOFT)

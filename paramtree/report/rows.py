@@ -69,21 +69,27 @@ def spread_out(arrays: Iterable[Any]) -> Any:
     return (jnp.concatenate(parts) if len(parts) > 1 else parts[0]).reshape(-1, ROW)
 
 
-def whole_rows(array: Any) -> tuple[Any, Any]:
-    """Lay one array out in rows; give them, and which elements are no padding: None where all are."""
-    laid = spread_out([array])
-    rest = array.size % ROW
+def alike_rows(arrays: Sequence[Any]) -> tuple[Any, Any]:
+    """Lay arrays of one size out in rows; give them, and what is no padding: None where nothing is."""
+    laid = _laid_once(arrays)
+    rest = arrays[0].size % ROW
     if not rest:
         return laid, None
+    each = laid.shape[0] // len(arrays)
     row, column = (lax.broadcasted_iota(jnp.int32, laid.shape, axis) for axis in (0, 1))
-    return laid, (row < laid.shape[0] - 1) | (column < rest)
+    return laid, (row % each < each - 1) | (column < rest)
 
 
 def common_rows(arrays: Sequence[Any], rows: Rows) -> tuple[Any, Any]:
     """Lay arrays out in common rows; give them, and which elements are no padding."""
-    laid = lax.optimization_barrier(spread_out(arrays))  # laid out once, not again in every reduction
+    laid = _laid_once(arrays)
     column = lax.broadcasted_iota(jnp.int32, laid.shape, 1)
     return laid, column < rows.length[:, None]
+
+
+def _laid_once(arrays: Sequence[Any]) -> Any:
+    laid = spread_out(arrays)
+    return lax.optimization_barrier(laid) if len(arrays) > 1 else laid  # not again in every reduction
 
 
 class Kind(NamedTuple):

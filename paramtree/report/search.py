@@ -11,7 +11,7 @@ from jax import lax
 
 from paramtree.names import untyped_jax
 from paramtree.report.numbers import read_numbers
-from paramtree.report.rows import ROW, Rows, common_rows, whole_rows
+from paramtree.report.rows import ROW, Rows, alike_rows, common_rows
 from paramtree.report.values import is_on_host, launch, sixteens
 
 
@@ -90,7 +90,7 @@ def _search_rows(arrays: Sequence[Any], rows: Sequence[Rows]) -> list[_Found]:
 
 @partial(untyped_jax.jit, static_argnames="spread")
 def _search_one(array: Any, spread: bool) -> _Found:
-    laid, valid = (array, None) if spread and array.ndim else whole_rows(array)
+    laid, valid = (array, None) if spread and array.ndim else alike_rows([array])
     return _search(laid, valid, lambda values: values.sum(0)[None], lambda values: values.min()[None], 0)
 
 

@@ -140,13 +140,13 @@ def _columns(rows: Sequence[Row]) -> list[Column]:
         text_column("shape", ["" if row.shape is None else display.shape_text(row.shape) for row in rows]),
         text_column("dtype", [row.dtype for row in rows]),
         text_column("output", [row.output for row in rows], 1),
-        text_column("initialiser", [row.init for row in rows], 3),
+        text_column("initialiser", [row.init for row in rows], 4),
         text_column("tied to", [row.tied for row in rows]),
         text_column("fixed", [row.fixed for row in rows]),
         text_column("sharding", [row.sharding for row in rows], 2),
         counts("count", [row.count for row in rows], count_text),
-        counts("bytes", [row.nbytes for row in rows], bytes_text),
-        counts("per device", [row.device_bytes for row in rows], bytes_text if spread else lambda _: "", 4),
+        counts("bytes", [row.nbytes for row in rows], bytes_text, 3),
+        counts("per device", [row.device_bytes for row in rows], bytes_text if spread else lambda _: "", 5),
         Column("gradient", list(map(number_text, norms)), ["" if norm is None else norm for norm in norms]),
     ]
 
@@ -162,11 +162,13 @@ def summary(
     """Say what each parameter is: shape, dtype, size, initialiser, ties, fixed marks, sharding.
 
     Values are not looked at: it works on specs, and inside of `jit`. Columns that are empty are left out.
+    Names stand in natural order; blocks of a net in the order in which it calls them, where that is known:
+    with inputs, and of containers such as `nn.Sequential`.
 
     Args:
         params: any tree of parameters or specs; or a net and its parameters, as `bind` gives them.
-        *inputs: inputs of the net, or their shapes, such as "batch, 20": to see what each block gives, and
-            how many floating-point operations one call takes, as XLA counts them.
+        *inputs: inputs of the net, or their shapes, such as "batch, 20": to see what each block gives, in
+            which order, and how many floating-point operations one call takes, as XLA counts them.
         grads: gradients by the same names, or some of them: to see their L2 norms.
         depth: show a row for each block this many keys down, with all that is in it.
         select: which parameters; all, if left out.
@@ -190,7 +192,7 @@ def summary(
         raise ParamTreeError(f"summary: depth is a number of keys from 1 up, and not {depth!r}.")
     part = _open(params, inputs, select)
     rows = _parameter_rows(part, part.grads if grads is None else grads, select)
-    totals = _totals(rows)
+    totals, calls = _totals(rows), _places_of_layers(part.net, part.path)
     outputs: dict[str, Any] = {}
     flops: int | None = None
     if inputs:
@@ -198,7 +200,9 @@ def summary(
         _check_fits(part, shapes)
         outputs = {join(part.path, place): each for place, each in given.items()}
         flops = _flops(part.net, shapes)
-        rows = with_outputs(rows, _shown(outputs, part.path, rows, select))
+        rows, calls = with_outputs(rows, _shown(outputs, part.path, rows, select)), list(outputs)
+    if calls or totals.tied:
+        rows = in_order(rows, calls)
     if depth is not None:
         rows = by_block(rows, depth)
     return Summary(tuple(rows), totals, output_text(outputs.get(part.path, ())), flops)
@@ -251,7 +255,16 @@ def _parameter_rows(part: _Part, grads: Any, select: Select | None) -> list[Row]
     marks = {name: kind.__name__.lower() for name, kind in fixed_names(structure).items()}
     rows = [parameter_row(name, leaf, marks.get(name, ""), norms.get(name)) for name, leaf in held]
     ties = [row for row in tied_rows(structure, leaves, select) if is_under(row.name, part.path)]
-    return in_order([*rows, *ties]) if ties else rows
+    return [*rows, *ties]
+
+
+def _places_of_layers(net: Any, path: str) -> list[str]:
+    """List the layers of containers, in the order of the calls."""
+    places: list[str] = []
+    for key, layer in () if net is None else net.layers:
+        place = join(path, key)
+        places += [place, *_places_of_layers(layer, place)]
+    return places
 
 
 def _norms(held: Mapping[str, Any], grads: Any, whole: bool) -> dict[str, float]:

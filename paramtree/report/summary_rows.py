@@ -12,7 +12,7 @@ import numpy as np
 from paramtree.display import shape_text
 from paramtree.draw import ParamSpec
 from paramtree.errors import listing
-from paramtree.names import SEPARATOR, Structure, natural_name_key
+from paramtree.names import SEPARATOR, Structure, blocks_above, natural_key
 from paramtree.nodes import Alias, follow
 from paramtree.report.cells import spec_text
 from paramtree.report.values import dtype_name, is_traced
@@ -131,9 +131,22 @@ def tied_rows(structure: Structure, leaves: Sequence[Any], select: Any = None) -
     return rows
 
 
-def in_order(rows: Iterable[Row]) -> list[Row]:
-    """Put rows in the natural order of their names, a block before what is in it."""
-    return sorted(rows, key=lambda row: natural_name_key(row.name))
+def in_order(rows: Iterable[Row], calls: Iterable[str] = ()) -> list[Row]:
+    """Put rows in the order in which a net calls their blocks, a block before what is in it.
+
+    What is not called, as the parameters that a block holds itself, comes first, in natural order.
+
+    >>> rows = [Row(name, "parameter") for name in ("b/w", "a/w", "scale")]
+    >>> [row.name for row in in_order(rows, ["b", "a"])]
+    ['scale', 'b/w', 'a/w']
+    """
+    ranks = {place: rank for rank, place in enumerate(calls)}
+
+    def key(row: Row) -> list[tuple[int, tuple[Any, ...]]]:
+        places = (*blocks_above(row.name), row.name)
+        return [(ranks.get(place, -1), natural_key(place.rpartition(SEPARATOR)[2])) for place in places]
+
+    return sorted(rows, key=key)
 
 
 def by_block(rows: Iterable[Row], depth: int) -> list[Row]:
@@ -171,7 +184,7 @@ def with_outputs(rows: Sequence[Row], outputs: Mapping[str, Any]) -> list[Row]:
     """Add what blocks give: to the row of a tied place, or as a row of its own."""
     texts = {place: output_text(given) for place, given in outputs.items()}
     found = [row._replace(output=texts.pop(row.name, "")) for row in rows]
-    return in_order([*found, *(Row(place, "block", output=text) for place, text in texts.items())])
+    return [*found, *(Row(place, "block", output=text) for place, text in texts.items())]
 
 
 def output_text(outputs: Any) -> str:

@@ -27,6 +27,7 @@ from paramtree.names import flatten_named, untyped_jax
 from paramtree.report.plot_data import holds_numbers
 from paramtree.report.track_frame import Frame
 from paramtree.report.track_values import STATISTICS, measure_all
+from paramtree.report.values import is_on_host
 from paramtree.select import Select, apply_select, freeze_select
 from paramtree.tree import is_array_like
 
@@ -116,7 +117,8 @@ class Tracker:
 
         Raises:
             UnknownNameError: listing every recorded name that the tree does not hold.
-            MismatchError: listing every one that holds no numbers, or for a step or record that is not valid.
+            MismatchError: listing every one that holds no numbers, or of 64 bits, which JAX would narrow; or
+                for a step or record that is not valid.
         """
         if not isinstance(record, Record):
             raise MismatchError(f"track: update takes a Record first, and got a {type(record).__name__}.")
@@ -215,6 +217,12 @@ def _fault(leaf: Any) -> str:
     return "is empty" if is_array_like(leaf) and 0 in leaf.shape else ""
 
 
+def _narrowing(leaf: Any) -> str:
+    if not is_on_host(leaf):
+        return ""
+    return f"is {leaf.dtype} in NumPy, which JAX would narrow; pt.cast it, or set jax_enable_x64"
+
+
 def _recorded(record: Record, params: Any) -> list[Any]:
     leaves, structure = flatten_named(params)
     missing = [name for name in record.names if name not in structure.position]
@@ -229,7 +237,9 @@ def _recorded(record: Record, params: Any) -> list[Any]:
     )
     found = [leaves[structure.indices[structure.position[name]]] for name in record.names]
     faults = [
-        f"{name} {fault}" for name, leaf in zip(record.names, found, strict=True) if (fault := _fault(leaf))
+        f"{name} {fault}"
+        for name, leaf in zip(record.names, found, strict=True)
+        if (fault := _fault(leaf) or _narrowing(leaf))
     ]
     raise_faults(MismatchError, "track: these cannot be recorded:", faults)
     return found

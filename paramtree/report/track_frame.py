@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from paramtree import display
 from paramtree.errors import UnknownNameError, did_you_mean, listing
+from paramtree.report.cells import number_text
+from paramtree.report.columns import Column, columns_html, columns_text, text_column
 from paramtree.report.plot_canvas import check_matplotlib
 from paramtree.report.track_plot import draw_frame
 
@@ -59,22 +60,21 @@ class Frame:
         first, last = self.steps[0], self.steps[-1]
         return f"{steps} of {number}, from step {first:,} to {last:,}; at the last:"
 
-    def _table(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-        last = list(self.values.items()) if len(self) else []
-        rows = [(name, *(f"{found[-1, at]:.3g}" for _, found in last)) for at, name in enumerate(self.names)]
-        return ("name", *(statistic for statistic, _ in last)), rows
+    def _columns(self) -> list[Column]:
+        last = {name: rows[-1].tolist() for name, rows in self.values.items()} if len(self) else {}
+        numbers = [Column(name, list(map(number_text, row)), row) for name, row in last.items()]
+        return [text_column("name", self.names), *numbers]
 
     def to_text(self, width: int | None = None) -> str:
         """Write the values at the last step, as wide as the terminal if no width is given."""
-        table = display.table_text(*self._table(), width or display.terminal_width(), wide=1)
-        return f"{self.headline()}\n{table}"
+        return f"{self.headline()}\n{columns_text(self._columns(), width)}"
 
     def __repr__(self) -> str:
         return self.to_text()
 
     def to_html(self) -> str:
-        """Write the same in HTML, as a notebook shows it."""
-        return display.table_html(self.headline(), *self._table())
+        """Write the same in HTML, as a notebook shows it: a click on a head sorts it."""
+        return columns_html(self.headline(), self._columns())
 
     def _repr_html_(self) -> str:
         return self.to_html()

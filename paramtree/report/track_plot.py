@@ -97,6 +97,13 @@ def _finish_lines(axes: "Axes", statistic: str, rows: Array) -> None:
         axes.set_ylim(ends[0] / 1.3, ends[1] * 1.3)
         label_ticks(axes.yaxis, log_ticks(ends[0] / 1.3, ends[1] * 1.3))
     axes.set_title(statistic, loc="left", size=SMALL + 2, color=INK)
+    _count_steps(axes)
+
+
+def _count_steps(axes: "Axes") -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
 
 
 def _log_ends(values: Array) -> tuple[float, float] | None:
@@ -125,6 +132,7 @@ def _draw_rows(
         _draw_colours(canvas, axes, box, statistic, _known(found[:, shown]), steps)
         rows.mark(axes)
         axes.tick_params(labelleft=number == 0)
+        _count_steps(axes)
         axes.set_xlabel("step", size=SMALL + 1, color=INK)
     return canvas.figure
 

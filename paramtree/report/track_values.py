@@ -5,6 +5,10 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from paramtree.report.numbers import power_of_two
+
+Statistic = Callable[[Any], Any]
+
 
 def _rms(values: Any) -> Any:
     return jnp.sqrt(jnp.mean(jnp.square(values)))
@@ -12,6 +16,16 @@ def _rms(values: Any) -> Any:
 
 def _norm(values: Any) -> Any:
     return jnp.sqrt(jnp.sum(jnp.square(values)))
+
+
+def _scaled(measure: Statistic) -> Statistic:
+    """Measure values scaled to near 1, so that neither squares nor sums overflow or vanish."""
+
+    def measured(values: Any) -> Any:
+        scale = power_of_two(_absmax(values))
+        return measure(values * scale) / scale
+
+    return measured
 
 
 def _absmax(values: Any) -> Any:
@@ -26,14 +40,14 @@ def _nonfinite(values: Any) -> Any:
     return jnp.sum(~jnp.isfinite(values), dtype=jnp.int32)
 
 
-STATISTICS: dict[str, Callable[[Any], Any]] = {
-    "rms": _rms,
-    "mean": jnp.mean,
-    "std": jnp.std,
+STATISTICS: dict[str, Statistic] = {
+    "rms": _scaled(_rms),
+    "mean": _scaled(jnp.mean),
+    "std": _scaled(jnp.std),
     "absmax": _absmax,
     "min": jnp.min,
     "max": jnp.max,
-    "norm": _norm,
+    "norm": _scaled(_norm),
     "zeros": _zeros,
     "nonfinite": _nonfinite,
 }

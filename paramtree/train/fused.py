@@ -20,7 +20,7 @@ from jax.core import Tracer
 from paramtree import display
 from paramtree.errors import MismatchError, TieError, listing, raise_faults
 from paramtree.names import Structure, TreeDef, flatten_named, flatten_tree, picker, structure_of, untyped_jax
-from paramtree.select import Rules, apply_rules, parse_rules
+from paramtree.select import Rules, apply_rules, numbered, parse_rules
 from paramtree.ties import find_tied
 from paramtree.tree import fixed_names, is_array, is_array_like
 
@@ -235,9 +235,8 @@ def _labels(params: Any, structure: Structure, rules: Rules | None) -> list[str]
     fixed = fixed_names(structure)
     groups: list[Any] = [None] * len(structure.names)
     if rules is not None:
-        numbered = [(rule.select, number) for number, rule in enumerate(parse_rules(rules))]
         # what is fixed needs no rule: it is checked when the optimiser is given its parameters
-        groups = apply_rules(params, numbered, default=None)[2]
+        groups = apply_rules(params, numbered(parse_rules(rules)), default=None)[2]
     labels = [""] * len(structure.names)
     for name, index, group in zip(structure.names, structure.indices, groups, strict=True):
         trained = "trained" if group is None else f"rule{group}"

@@ -14,7 +14,7 @@ from paramtree import display
 from paramtree.errors import MismatchError, NoMatchError, RuleError, first_of, listing, raise_faults
 from paramtree.names import natural_name_key, structure_of
 from paramtree.nodes import Fixed
-from paramtree.select import Rule, Rules, describe_select, match_rules, parse_rules
+from paramtree.select import Rule, Rules, check_rules, describe_select, match_rules, numbered, parse_rules
 from paramtree.train.foreign import import_optax, promoting
 from paramtree.train.parts import abstract, filled, leaves_below, overlaid, structure_below, taken
 from paramtree.train.probes import decay_kind
@@ -139,26 +139,21 @@ def _is_group_state(node: object) -> bool:
 
 
 def _check_optimizers(rules: Sequence[Rule]) -> None:
-    faults = [
-        f"rule {number} {describe_select(rule.select)}: {rule.value!r}"
-        for number, rule in enumerate(rules)
-        if rule.value is not None and not (hasattr(rule.value, "init") and hasattr(rule.value, "update"))
-    ]
+    def fits(rule: Rule) -> bool:
+        return rule.value is None or (hasattr(rule.value, "init") and hasattr(rule.value, "update"))
+
     headline = "group_optimizers: takes select -> an optax optimiser, or None to freeze; these rules are not:"
-    raise_faults(RuleError, headline, faults)
+    check_rules(rules, fits, headline)
 
 
 def _numbers(what: str, rules: Rules | None) -> list[Rule]:
+    def fits(rule: Rule) -> bool:
+        number = isinstance(rule.value, int | float) and not isinstance(rule.value, bool)
+        return number and 0 <= rule.value < math.inf
+
     parsed = parse_rules(rules or {})
-    faults = [
-        f"rule {number} {describe_select(rule.select)}: {rule.value!r}"
-        for number, rule in enumerate(parsed)
-        if isinstance(rule.value, bool)
-        or not isinstance(rule.value, int | float)
-        or not 0 <= rule.value < math.inf
-    ]
     headline = f"group_optimizers: {what} takes select -> a number from 0 up; these rules are not:"
-    raise_faults(RuleError, headline, faults)
+    check_rules(parsed, fits, headline)
     return parsed
 
 
@@ -215,15 +210,14 @@ def _winners(
         idle: the rules that may hit other names alone.
         required: whether each of these names needs a rule.
     """
-    selects = [rule.select for rule in rules]
-    numbered = [(select, number) for number, select in enumerate(selects)]
-    _, structure, numbers, faults = match_rules(whole, numbered, default=None)
-    hit = {name: number for name, number in zip(structure.names, numbers, strict=True) if number is not None}
+    _, structure, numbers, faults = match_rules(whole, numbered(rules), default=None)
+    named = zip(structure.names, numbers, strict=True)
+    hit: dict[str, int] = {name: number for name, number in named if number is not None}
     winners = {name: hit[name] for name in trained if name in hit}
     for number in sorted({*hit.values()}.difference(winners.values(), idle)):
         mine = listing([name for name in hit if hit[name] == number], 6)
         faults.append(
-            f"rule {number} {describe_select(selects[number])} hits only what is not trained: {mine}"
+            f"rule {number} {describe_select(rules[number].select)} hits only what is not trained: {mine}"
         )
     bare = [name for name in trained if name not in hit]
     if required and bare:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from paramtree.errors import MismatchError, RuleError, listing, raise_faults
 from paramtree.nodes import Fixed
-from paramtree.select import Rule, apply_rules, describe_select, spells_out
+from paramtree.select import Rule, apply_rules, describe_select, numbered, spells_out
 from paramtree.tree import cast_fault, fixed_names
 
 
@@ -24,8 +24,7 @@ def as_seen(params: Any, rules: Sequence[Rule]) -> Any:
         MismatchError: listing all that cannot be cast.
     """
     selects, dtypes = [rule.select for rule in rules], [jnp.dtype(rule.value) for rule in rules]
-    numbered = [(select, number) for number, select in enumerate(selects)]
-    leaves, structure, numbers = apply_rules(params, numbered, default=None)
+    leaves, structure, numbers = apply_rules(params, numbered(rules), default=None)
     kinds = fixed_names(structure)
     faults: list[str] = []
     kept: dict[int, list[str]] = {}

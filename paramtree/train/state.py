@@ -11,10 +11,10 @@ import numpy as np
 from jax.core import Tracer
 from jax.sharding import NamedSharding, PartitionSpec
 
-from paramtree.errors import MismatchError, NoMatchError, RuleError, raise_faults
+from paramtree.errors import MismatchError, NoMatchError, raise_faults
 from paramtree.names import Structure
 from paramtree.nodes import Fixed
-from paramtree.select import Rules, apply_rules, describe_select, parse_rules
+from paramtree.select import Rule, Rules, apply_rules, check_rules, parse_rules
 from paramtree.ties import find_tied
 from paramtree.train.foreign import promoting
 from paramtree.train.fused import check_shared, fuse, is_fused, unfuse
@@ -151,15 +151,14 @@ def check_decays(rules: Rules | None) -> None:
     Raises:
         RuleError: listing all that are not.
     """
-    faults = [
-        f"rule {number} {describe_select(rule.select)}: {rule.value!r}"
-        for number, rule in enumerate(parse_rules(rules or {}))
-        if not callable(rule.value) and not (isinstance(rule.value, int | float) and 0 <= rule.value <= 1)
-    ]
+
+    def fits(rule: Rule) -> bool:
+        return callable(rule.value) or (isinstance(rule.value, int | float) and 0 <= rule.value <= 1)
+
     headline = (
         "train_step: ema takes select -> a decay from 0 to 1, or a function of the step; these are not:"
     )
-    raise_faults(RuleError, headline, faults)
+    check_rules(parse_rules(rules or {}), fits, headline)
 
 
 def decays_by_name(params: Any, rules: Rules) -> dict[str, Any]:

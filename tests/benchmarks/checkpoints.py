@@ -136,10 +136,15 @@ def _main(job, way, folder):
 
 
 def _tree():
+    """Make the tree, of random values as parameters have: constant ones would be nothing once compressed."""
+    key = jax.random.key(0)
+
+    def weight(number):
+        values = jax.random.normal(jax.random.fold_in(key, number), SHAPE)
+        return values.at[[0, -1], [0, -1]].set(1.0 * number)
+
     return {
-        f"block{block}": {
-            f"layer{layer}": {"weight": jnp.full(SHAPE, 10.0 * block + layer)} for layer in range(10)
-        }
+        f"block{block}": {f"layer{layer}": {"weight": weight(10 * block + layer)} for layer in range(10)}
         for block in range(LEAVES // 10)
     }
 
@@ -165,7 +170,8 @@ def _memory(field):
 
 def _saving(way, tree, place):
     if way == "paramtree":
-        return lambda: pt.save(tree, place)
+        save = pt.save  # imports it, as the others are imported here
+        return lambda: save(tree, place)
     if way == "msgpack":
         from flax import serialization
 
@@ -194,7 +200,8 @@ def _saving(way, tree, place):
 
 def _loading(way, place):
     if way == "paramtree":
-        return lambda: pt.load(place)
+        load = pt.load  # imports it, as the others are imported here
+        return lambda: load(place)
     if way == "msgpack":
         from flax import serialization
 
