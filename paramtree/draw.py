@@ -180,7 +180,7 @@ def draw(
     """
     check_random_key(key)
     _check_known(specs)
-    specs = {name: _unmixed(name, spec) for name, spec in specs.items()}
+    specs = {name: _unmixed(name, spec, specs) for name, spec in specs.items()}
     _check_initialisers(specs)
     if shardings is None and isinstance(key, Tracer):
         return _draw_together(key, specs)
@@ -296,13 +296,13 @@ def _joined(spec: ParamSpec, drawn: Any) -> jax.Array:
     return jax.lax.convert_element_type(untyped_jax.numpy.asarray(drawn), spec.dtype)
 
 
-def _unmixed(name: str, spec: ParamSpec) -> ParamSpec:
+def _unmixed(name: str, spec: ParamSpec, names: Container[str]) -> ParamSpec:
     """Put the initialiser that a mixture chooses in its place; where none fits, the mixture complains.
 
     In a stack it stays, and chooses for each repetition by the name that this has as a separate block.
     """
     while isinstance(spec.init, Mixed) and not spec.repeats:
-        fitting = (rule.value for rule in spec.init.rules if matches(rule.select, name, spec))
+        fitting = (rule.value for rule in spec.init.rules if matches(rule.select, name, spec, names))
         chosen = next(fitting, _UNSET)
         if chosen is _UNSET:
             return spec

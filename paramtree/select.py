@@ -24,6 +24,7 @@ Select = str | re.Pattern[str] | Predicate | Sequence["Select"]
 Rules = Mapping[Any, Any] | Sequence[tuple[Any, Any]]
 
 _SEARCHED = 10_000  # names tried for a proposal, so that an error never takes seconds
+_LITERAL = re.compile(r"(?:[^.^$*+?{}\[\]\\|()]|\\[^a-zA-Z0-9])*")  # no sign but escaped ones
 _GROUP = re.compile(r"\\(g<\w+>|[1-9]\d?)")  # a reference to a group, in a template
 REQUIRED: Any = object()  # the default of `default=`: every parameter must be covered
 
@@ -132,7 +133,17 @@ def spells_out(select: Any, name: str) -> bool:
     """
     if isinstance(select, tuple | list):
         return any(spells_out(each, name) for each in cast(Any, select))
-    return (select.pattern if _is_pattern(select) else select) in (name, re.escape(name))
+    pattern = select.pattern if _is_pattern(select) else select
+    return pattern == name or (isinstance(pattern, str) and literal_of(pattern) == name)
+
+
+def literal_of(pattern: str) -> str | None:
+    r"""Give the one text that a pattern matches, where it is that text with signs escaped.
+
+    >>> literal_of(r"0\.weight"), literal_of("0.weight"), literal_of(r"\d")
+    ('0.weight', None, None)
+    """
+    return re.sub(r"\\(.)", r"\1", pattern, flags=re.DOTALL) if _LITERAL.fullmatch(pattern) else None
 
 
 def depends_on_leaves(select: Any) -> bool:
@@ -205,6 +216,9 @@ def _places(structure: Structure, select: Any, held: Sequence[Any] = ()) -> tupl
         return tuple(sorted({place for each in select for place in _places(structure, each, held)}))
     if isinstance(select, str) and select in structure.position:
         return (structure.position[select],)  # a name means itself, though its dots would match more
+    if isinstance(select, str) and (literal := literal_of(select)) is not None:
+        place = structure.position.get(literal)  # of thousands of them each would be held against every name
+        return () if place is None else (place,)
     if callable(select):
         named = zip(structure.names, structure.indices, strict=True)
         return tuple(place for place, (name, index) in enumerate(named) if select(name, held[index]))

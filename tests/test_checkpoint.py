@@ -290,6 +290,37 @@ def test_we_read_stock_files(tmp_path):
     assert parts(pt.load(tmp_path / "x.safetensors")) == parts({"a": {"w": np.ones(1, "float32")}})
 
 
+def test_a_part_is_loaded_where_other_names_cannot_be_nested(tmp_path):
+    file = tmp_path / "x.safetensors"
+    arrays = {name: np.full(2, at, np.float32) for at, name in enumerate(["a", "a/b", "c/x", "c/y", "d//e"])}
+    stock.save_file(arrays, file)
+    for select, rename, names in (
+        ("c/.*", None, ["c/x", "c/y"]),
+        (["a", "c/x"], None, ["a", "c/x"]),
+        (lambda name, leaf: name == "a/b" and leaf.shape == (2,), None, ["a/b"]),
+        ("c/.*", {"c/x": "c/z"}, ["c/y", "c/z"]),
+    ):
+        plan = pt.plan_load(file, select=select, rename=rename)
+        assert plan.unresolved == ()
+        assert sorted(pt.names(plan.params())) == names
+    np.testing.assert_array_equal(pt.load(file, select="a/.*")["a"]["b"], [1, 1])
+    start = f"'{file}': these names cannot be nested:\n  'a' is a parameter, and a block that holds 'a/b'"
+    assert message(pt.BadNameError, lambda: pt.load(file, select="a.*")) == start
+    assert message(pt.BadNameError, lambda: pt.load(file, select=".*")).startswith(start)
+    assert message(pt.BadNameError, lambda: pt.load(file)).startswith(start)
+    assert message(pt.NoMatchError, lambda: pt.load(file, select="b")) == (
+        f"'{file}': select 'b' hits none of 5 parameters; it must match the whole name. Did you mean '.*b'?"
+    )
+
+
+def test_ties_and_marks_of_such_a_part_are_kept(tmp_path):
+    part = {"c": {"x": pt.Fixed(np.zeros(1, np.float32)), "y": pt.Alias("c/x")}}
+    tied = {"d": pt.Alias("a"), "e": {}}
+    whole = {"a": np.ones(2, np.float32), "b": pt.Fixed(np.ones(1, np.float32))} | part | tied
+    pt.save(whole, tmp_path / "x.npz")
+    assert parts(pt.load(tmp_path / "x.npz", select="c/.*", rename={"b": "a/b"})) == parts(part)
+
+
 def test_names_of_a_stock_file_that_cannot_be_nested(tmp_path):
     file = tmp_path / "x.safetensors"
     stock.save_file({"a": np.ones(1), "a/w": np.ones(1), "b//c": np.ones(1)}, file)

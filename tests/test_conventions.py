@@ -69,7 +69,7 @@ def filled(net, inputs, arrays):
 
 def assert_same(theirs, net, arrays, *inputs, atol=1e-5):
     """The outputs of another library's net are those of ours with these arrays."""
-    ours = net.apply(filled(net, inputs, arrays), *inputs)
+    ours = jax.jit(net.apply)(filled(net, inputs, arrays), *inputs)
     np.testing.assert_allclose(np.asarray(ours), np.asarray(theirs), atol=atol, rtol=1e-5)
 
 
@@ -78,10 +78,10 @@ def assert_back(arrays, rename, left_out=(), new=None):
     back = moved(moved(arrays, rename) if new is None else new, invert(rename))
     assert sorted(back) == sorted(set(arrays) - set(left_out))
     for name, array in back.items():
-        array, theirs = np.ascontiguousarray(array), np.asarray(arrays[name])
+        theirs = np.asarray(arrays[name])
         assert array.dtype == theirs.dtype
         assert array.shape == theirs.shape
-        assert array.tobytes() == np.ascontiguousarray(theirs).tobytes()
+        assert np.ascontiguousarray(array).tobytes() == np.ascontiguousarray(theirs).tobytes()
 
 
 def message(kind, call):
@@ -254,7 +254,7 @@ def test_linen_messages():
         "linen: these have no names there:\n"
         "  block0/multiheadattention0: how many heads it has is not known. Pass heads=."
     )
-    tokens = {"tokens/weight": np.ones((3, 2)), "rnn/l0_h2h_bias": np.ones(4), "act/alpha": np.ones(1)}
+    tokens = {"tokens/weight": np.ones((3, 2)), "rnn/l0_h2h_bias": np.ones(4), "act/alpha": np.ones(2)}
     assert message(pt.RuleError, lambda: moved(tokens, invert(linen()))) == (
         "linen: these have no names there:\n"
         "  tokens/weight is of an Embedding, or of a Dense without bias. Pass like=.\n"
@@ -283,18 +283,18 @@ def test_what_linen_has_and_we_do_not_keeps_its_keys():
     class Odd(flax.Module):
         @flax.compact
         def __call__(self, x):
-            x = flax.RNN(flax.LSTMCell(4))(x)
+            x = flax.RNN(flax.MGUCell(4))(x)
             x = flax.DenseGeneral((2, 3))(x).reshape(2, 5, 6)
-            x = flax.PReLU()(x) * self.param("factor", lambda _: jnp.ones((1, 1, 6)))
+            x = x * self.param("factor", lambda _: jnp.ones((1, 1, 6)))
             x = flax.WeightNorm(flax.Dense(2))(x)
             return flax.LayerNorm(use_scale=False)(x)
 
     new = moved(named(Odd().init(KEY, STEPS)), linen())
-    assert {name for name in new if name.startswith("lstmcell0/")} == {
-        *(f"lstmcell0/{gate}/weight" for gate in ("ii", "if", "ig", "io", "hi", "hf", "hg", "ho")),
-        *(f"lstmcell0/{gate}/bias" for gate in ("hi", "hf", "hg", "ho")),
+    assert {name for name in new if name.startswith("mgucell0/")} == {
+        *(f"mgucell0/{gate}/weight" for gate in ("if", "in", "hf", "hn")),
+        *(f"mgucell0/{gate}/bias" for gate in ("if", "in", "hn")),
     }
-    assert {"densegeneral0/kernel", "densegeneral0/bias", "prelu0/negative_slope", "factor"} <= new.keys()
+    assert {"densegeneral0/kernel", "densegeneral0/bias", "factor"} <= new.keys()
     assert "dense0/kernel/gamma" not in new
     assert new["layernorm0/bias"].shape == (2,)
 
@@ -489,17 +489,168 @@ def test_what_haiku_has_and_we_do_not_keeps_its_keys():
     hk = pytest.importorskip("haiku")
 
     def odd(x):
-        hk.dynamic_unroll(hk.LSTM(4), x, hk.LSTM(4, name="other").initial_state(5))
         hk.dynamic_unroll(hk.GRU(4), x, hk.GRU(4, name="other").initial_state(5))
         return hk.Bias()(x)
 
     arrays = named(haiku_run(hk, odd, STEPS)[1]["params"])
     assert sorted(moved(arrays, haiku())) == [
-        "bias/b", "gru/b", "gru/w_h", "gru/w_i", "lstm/dense0/bias", "lstm/dense0/weight",
+        "bias/b", "gru/b", "gru/w_h", "gru/w_i",
     ]  # fmt: skip
     assert message(pt.RuleError, lambda: moved(arrays, invert(haiku()))) == (
         "haiku: our names do not tell Haiku's. Pass like=, its parameters or their shapes."
     )
+
+
+# recurrent layers
+
+
+RECURRENT = {"LSTM": nn.LSTM, "OptimizedLSTM": nn.LSTM, "GRU": nn.GRU, "Simple": nn.RNN}
+
+
+def assert_trained_back(net, arrays, rename):
+    """What both biases hold after training goes back as their sum, and comes in again with equal outputs."""
+    new = {name: array + np.float32(0.25) for name, array in moved(arrays, rename).items()}
+    again = moved(moved(new, invert(rename)), rename)
+    assert any(not np.array_equal(new[name], again[name]) for name in new)
+    assert_same(jax.jit(net.apply)(filled(net, [STEPS], new), STEPS), net, again, STEPS)
+
+
+@pytest.mark.parametrize("kind", RECURRENT)
+def test_linen_recurrent_cells(kind):
+    flax = pytest.importorskip("flax.linen")
+
+    class Net(flax.Module):
+        @flax.compact
+        def __call__(self, x):
+            return flax.RNN(getattr(flax, f"{kind}Cell")(4))(x)
+
+    variables = randomized(jax.jit(Net().init)(KEY, STEPS))
+    arrays = named(variables)
+    net = nn.Sequential(RECURRENT[kind](4))
+    assert_same(jax.jit(Net().apply)(variables, STEPS), net, moved(arrays, linen()), STEPS)
+    assert_back(arrays, linen(like=variables))
+    if kind != "OptimizedLSTM":  # which the names do not tell from LSTM
+        assert_back(arrays, linen())
+    assert_trained_back(net, arrays, linen(like=variables))
+
+
+def test_files_of_recurrent_cells_are_loaded_and_saved(tmp_path):
+    safetensors = pytest.importorskip("safetensors.numpy")
+    arrays = {
+        f"params/LSTMCell_1/i{gate}/kernel": np.full((6, 4), at, "float32") for at, gate in enumerate("ifgo")
+    }
+    arrays |= {
+        f"params/LSTMCell_1/h{gate}/kernel": np.full((4, 4), at, "float32") for at, gate in enumerate("ifgo")
+    }
+    arrays |= {f"params/LSTMCell_1/h{gate}/bias": np.full(4, at, "float32") for at, gate in enumerate("ifgo")}
+    safetensors.save_file(arrays, tmp_path / "net.safetensors")
+    like = nn.Sequential(nn.LSTM(4, name="lstm1")).specs(STEPS)
+    params = pt.load(tmp_path / "net.safetensors", like, rename=linen())
+    pt.save(params, tmp_path / "back.safetensors", rename=invert(linen()))
+    back = safetensors.load_file(tmp_path / "back.safetensors")
+    assert {name: array.tobytes() for name, array in back.items()} == {
+        name: array.tobytes() for name, array in arrays.items()
+    }
+
+
+@pytest.mark.parametrize("kind", RECURRENT)
+def test_nnx_recurrent_cells(kind):
+    flax = pytest.importorskip("flax.nnx")
+    rngs = flax.Rngs(0)
+
+    class Net(flax.Module):
+        def __init__(self):
+            self.rnn = flax.RNN(getattr(flax, f"{kind}Cell")(6, 4, rngs=rngs), rngs=rngs)
+            self.act = flax.PReLU()
+            self.out = flax.Linear(4, 2, rngs=rngs)
+
+        def __call__(self, x):
+            return self.out(self.act(self.rnn(x)))
+
+    graph, weights, rest = flax.split(Net(), flax.Param, ...)
+    weights = randomized(weights)
+    theirs = flax.merge(graph, weights, rest)(STEPS)
+    tree = flax.to_pure_dict(weights)
+    arrays = named(tree)
+    options = {"blocks": {"rnn/cell": "rnn", "act": "act", "out": "dense0"}}
+    net = nn.Sequential(RECURRENT[kind](4, name="rnn"), nn.PReLU(name="act"), nn.Dense(2))
+    new = moved(arrays, nnx(**options))
+    assert_same(theirs, net, new, STEPS)
+    assert_back(arrays, nnx(**options, like=tree))
+    if "LSTM" in kind:
+        assert message(pt.RuleError, lambda: moved(new, invert(nnx(**options)))) == (
+            "nnx: these have no names there:\n"
+            "  rnn is an LSTM, of which there are two layouts there. Pass like=."
+        )
+    else:
+        assert_back(arrays, nnx(**options))
+    if kind == "GRU":
+        new["rnn/l0_h2h_bias"] = new["rnn/l0_h2h_bias"] + np.float32(1)
+        assert message(pt.MismatchError, lambda: moved(new, invert(nnx(**options)))) == (
+            "rnn: the last gate of the other library's GRU has one bias, and here both are not zero. Make "
+            "the one of the state zeros."
+        )
+        new["rnn/l0_h2h_bias"][8:] = 0
+        again = moved(moved(new, invert(nnx(**options))), nnx(**options))
+        assert_same(jax.jit(net.apply)(filled(net, [STEPS], new), STEPS), net, again, STEPS)
+    else:
+        assert_trained_back(net, arrays, nnx(**options, like=tree))
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "one bias", "two biases"])
+def test_haiku_recurrent_layers(kind):
+    hk = pytest.importorskip("haiku")
+
+    def run(x):
+        layer = hk.LSTM(4) if kind == "LSTM" else hk.VanillaRNN(4, double_bias=kind == "two biases")
+        return hk.dynamic_unroll(layer, x, layer.initial_state(2), time_major=False)[0]
+
+    theirs, tree = haiku_run(hk, run, STEPS)
+    tree = tree["params"]
+    arrays = named(tree)
+    net = nn.Sequential(nn.LSTM(4) if kind == "LSTM" else nn.RNN(4, activation="relu"))
+    new = moved(arrays, haiku())
+    assert_same(theirs, net, new, STEPS)
+    if kind == "LSTM":
+        assert new["lstm0/l0_i2h_bias"].tolist() == [0] * 4 + [1] * 4 + [0] * 8
+    assert_back(arrays, haiku(like=tree))
+    if kind != "two biases":
+        assert_trained_back(net, arrays, haiku(like=tree))
+
+
+def test_cells_are_told_by_all_of_their_arrays():
+    cell = {f"i{gate}/kernel": np.ones((2, 3)) for gate in "ifgo"}
+    cell |= {f"h{gate}/kernel": np.ones((3, 3)) for gate in "ifgo"}
+    whole = cell | {f"h{gate}/bias": np.ones(3) for gate in "ifgo"}
+    assert len(moved(whole, nnx())) == 4
+    assert len(moved({f"a/b/{name}": array for name, array in whole.items()}, nnx())) == 4
+    for other in (
+        cell,
+        whole | {"ii/bias": np.ones(3)},
+        whole | {"ii/kernel": np.ones((4, 3))},
+        whole | {"hi/kernel": np.ones((2, 3))},
+        {name: array for name, array in whole.items() if name != "if/kernel"},
+        whole | {"ho/kernel": np.ones((3, 3, 3))},
+    ):
+        assert len(moved(other, nnx())) == len(other)
+    mlp = {"core/linear/w": np.ones((2, 3)), "core/linear/b": np.ones(3), "core/linear_1/w": np.ones((3, 3))}
+    assert sorted(moved(mlp, haiku())) == ["core/dense0/bias", "core/dense0/weight", "core/dense1/weight"]
+
+
+def test_recurrent_layers_in_one_block_have_no_names_in_flax():
+    params = named(nn.LSTM(3, layers=2).init(KEY, STEPS))
+    assert message(pt.RuleError, lambda: moved(params, invert(linen()))) == (
+        "linen: these have no names there:\n  " + "\n  ".join(params)
+    )
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_cells_of_small_dtypes_go_there_and_back(dtype):
+    tree = nn.GRU(3).init(KEY, STEPS)
+    arrays = {name: array.astype(jnp.dtype(dtype)) for name, array in named(randomized(tree)).items()}
+    theirs = moved({f"gru0/{name}": array for name, array in arrays.items()}, invert(linen()))
+    assert {array.dtype for array in theirs.values()} == {jnp.dtype(dtype)}
+    assert_back(theirs, linen())
 
 
 # PyTorch

@@ -210,6 +210,12 @@ def test_mixed_as_init_is_checked_as_rules():
     assert str(e.value) == "weight: Mixed: no rule hits weight; the rules are 'x'. End them with '.*'."
 
 
+def test_a_name_in_a_mixture_means_itself_though_its_dots_match_more():
+    tree = {"w.1": jnp.zeros(1), "wx1": jnp.zeros(1)}
+    mixed = init.Mixed({"w.1": init.Constant(5), ".*": init.Ones()})
+    assert jax.tree.leaves(pt.reinit(KEY, tree, {".*": mixed})) == [5, 1]
+
+
 def test_load():
     net = nn.Sequential(nn.Dense(4), nn.Dense(4))
     old = net.init(jax.random.key(9), X, init={".*": init.Normal(1.0)})

@@ -170,13 +170,6 @@ def test_what_orbax_cannot_write(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-def test_several_processes(tmp_path, monkeypatch):
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
-    assert message(pt.ParamTreeError, lambda: save(TREE, tmp_path / "x")) == (
-        "save: several JAX processes run, and one saves here. Use Orbax itself; pt.load reads it."
-    )
-
-
 # --- devices ------------------------------------------------------------------------------------------------
 
 

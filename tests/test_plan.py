@@ -416,6 +416,23 @@ def test_rename_that_is_no_rules(saved, rules):
 # --- cast ---------------------------------------------------------------------------------------------------
 
 
+def test_a_predicate_of_a_cast_sees_what_is_fixed(tmp_path):
+    tree = {"mean": pt.Fixed(jnp.ones(1)), "w": jnp.ones(1)}
+    pt.save(tree, tmp_path / "x.npz")
+    for like in (None, tree):
+        loaded = pt.load(tmp_path / "x.npz", like, cast=[(pt.trainable, "float16")])
+        assert [leaf.dtype.name for leaf in jax.tree.leaves(loaded)] == ["float32", "float16"]
+
+
+def test_a_select_that_is_a_name_leaves_out_what_its_dots_match(tmp_path):
+    pt.save({"w.1": jnp.ones(1), "wx1": jnp.ones(1)}, tmp_path / "x.npz")
+    plan = pt.plan_load(tmp_path / "x.npz", {"w.1": jnp.zeros(1)}, "w.1")
+    assert [(row.status, row.sources) for row in plan.rows] == [
+        ("loaded", ("w.1",)),
+        ("not selected", ("wx1",)),
+    ]
+
+
 def test_casts_are_those_of_pt_cast(saved):
     rng = np.random.default_rng(0)
     tree = {"w": rng.normal(size=50).astype("float32"), "norm": jnp.ones(3), "n": jnp.arange(3)}

@@ -303,6 +303,8 @@ def test_rules_and_their_inverses(rules, inverted):
         ("a(?=b)b", "b", "'a(?=b)b': the group (?=b) does not capture"),
         ("(a)(b)", r"\1", r"'(a)(b)': the template '\\1' does not name group 2"),
         ("(a)(b)", "c", "'(a)(b)': the template 'c' does not name group 1 or 2"),
+        (r"(a)(\1)", r"\1\2", r"'(a)(\\1)': the group (\1) does not stand alone: invalid group reference 1 "
+         "at position 1"),
         ("(a)", r"\1\2", r"'(a)': the template '\\1\\2' names group 2, and the pattern has 1"),
         (("(a)q", "(a)(b)k"), Convert(r"\1", Join()),
          "['(a)q', '(a)(b)k']: its patterns do not have the same groups"),
@@ -315,6 +317,44 @@ def test_rules_that_have_no_way_back(select, value, fault):
     assert message(pt.RuleError, lambda: invert([("x", "y"), (select, value)])) == (
         f"invert: these rules have no way back:\n  rule 1 {fault}"
     )
+
+
+@pytest.mark.parametrize(
+    ("pattern", "template", "groups"),
+    [
+        (r"a(\d+)b(\d+)", r"x\1\2", "12"),
+        (r"a(\d+)b(\d+)", r"x\2\1", "21"),
+        (r"(\w+)_(\d+)", r"\1\2", "12"),
+        (r"(\w+)\.(\w+)", r"\1_\2", "12"),
+        (r"(.*)/(.*)", r"\1/x/\2", "12"),
+        (r"(.*)\.(.*)\.(\d+)", r"\1\3/\2", "13"),
+        (r"(\d*)a(x*)b(\d*)", r"\1\2\3", "12"),
+        (r"(\w+?)_(\d?)", r"\1\2", "12"),
+        ("([^/]+)_(.*)", r"\2/\1/\2/w", "21"),
+        ("(.*)-([^/]+)", r"\1/\2", None),
+        ("(.*)-(?P<part>.*)", r"\1.x/\g<part>", None),  # names with neither dots nor slashes
+        (r"([a-z]+)_(\d+)", r"\1\2", None),
+        ("([A-Z]+)_([a-z]+)", r"\1\2", None),
+        ("((?i:[A-Z]+))_([a-z]+)", r"\1\2", "12"),
+        (r"(\w+)_(\d)", r"\1\2", None),
+        (r"(\w+)_(\d{3})_(a|b)", r"\3\1\2", None),
+        (r"([\x41-\x43]+)_([AC]+)", r"\1\2", "12"),
+        (r"(\d+)\.(\w+)", r"\1\2/\1", None),  # the last tells the first
+        (r"(.*)\.layers\.(\d+)\.(.*)", r"\1/layer\2/\3", None),  # names with dots have no slashes
+        (r"(.*)/layer(\d+)/(.*)", r"\1.layers.\2.\3", None),  # nor such with slashes dots
+        (r"(.*)/layer(\d+)/(.*\.w)", r"\1.layers.\2.\3", "12"),
+        (r"()a(\d+)", r"\1\2", None),
+    ],
+)
+def test_names_that_can_be_cut_in_two_ways_have_no_way_back(pattern, template, groups):
+    if groups is None:
+        assert len(invert({pattern: template})) == 1
+    else:
+        assert message(pt.RuleError, lambda: invert({pattern: template})) == (
+            f"invert: these rules have no way back:\n  rule 0 {pattern!r}: the template {template!r} does "
+            f"not tell group {groups[0]} from group {groups[1]}; write something between them that neither "
+            "matches"
+        )
 
 
 def test_all_rules_without_a_way_back_are_listed():

@@ -6,11 +6,12 @@ import jax
 import numpy as np
 import pytest
 
+from paramtree.errors import RuleError
 from paramtree.renaming import Convert, Flatten, Join, Split, Transpose, Unflatten, find_moves, invert
 
 pytest.importorskip("hypothesis")
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 SIZES = st.integers(0, 4)
@@ -110,6 +111,58 @@ def test_the_inverse_sends_every_target_back_to_its_source(drawn):
     for move in moves.values():
         (value,) = back[move.targets[0]].apply(move.apply([array]))
         np.testing.assert_array_equal(value, array)
+
+
+# rules whose templates put groups side by side, in any order, with or without something between them
+
+TEXTS = {
+    r"(\d+)": "7 12 123",
+    r"(\d)": "0 9",
+    r"(\d*)": "1 12",
+    "([a-z]+)": "q ab x",
+    r"(\w+)": "k v_1 w12 x",
+    "(a|bc?|ab)": "a b bc ab",
+    "(.*)": "é x_1 12 a-b ab12",
+    "(.*?)": "é x_1 12 a-b ab12",
+    "([^/._]+)": "é x 12",
+    "((?:x-)*[à-ö]+)": "x-é èà",
+}
+
+
+@st.composite
+def rule_and_names(draw):
+    groups = draw(st.lists(st.sampled_from(list(TEXTS)), min_size=1, max_size=3))
+    between = st.lists(st.sampled_from(["", "a", "b", "_", "x_", "1", "-"]), min_size=4, max_size=4)
+    first, *rest = draw(between)
+    separators = [draw(st.sampled_from([".", "_", "-", "b", "/"])) + each for each in rest]
+    pattern = first + "".join(f"{inside}{each}" for inside, each in zip(groups, separators, strict=False))
+    order = draw(st.permutations(range(1, len(groups) + 1)))
+    order += draw(st.lists(st.sampled_from(order), max_size=1))
+    slash = draw(st.sampled_from(["", "", "/", ".", "x/"]))
+    last = draw(st.sampled_from(["", "/", "1", "a"]))
+    begin, *texts = draw(between)
+    template = begin + "".join(
+        rf"\g<{each}>{text}{slash}" for each, text in zip(order, texts * 2, strict=False)
+    )
+    names = []
+    for _ in range(4):
+        held = [draw(st.sampled_from(TEXTS[inside].split())) for inside in groups]
+        names.append(first + "".join(f"{text}{each}" for text, each in zip(held, separators, strict=False)))
+    return re.sub(r"\.(?![*+])", r"\.", pattern), template + last, list(dict.fromkeys(names))
+
+
+@settings(max_examples=500)
+@given(rule_and_names())
+def test_a_rule_leads_back_to_every_name_or_is_refused(drawn):
+    pattern, template, names = drawn
+    there, _ = moves_of(names, {pattern: template})
+    try:
+        back = invert({pattern: template})
+    except RuleError:
+        return
+    for name, move in there.items():
+        moves, _ = moves_of(move.targets, back)
+        assert moves[move.targets[0]].targets == (name,)
 
 
 @given(rules_and_names())

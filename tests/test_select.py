@@ -16,6 +16,7 @@ from paramtree.select import (
     describe_select,
     freeze_select,
     held_leaves,
+    literal_of,
     matches,
     meant_pattern,
     parse_rules,
@@ -308,6 +309,38 @@ def test_meant_pattern_promises_only_what_hits():
     assert meant_pattern("dense9", ALL) is None
     assert meant_pattern("", ["a/b"]) is None or re.fullmatch(meant_pattern("", ["a/b"]), "a/b")
     assert meant_pattern("Dense0", ["net/dense0/weight"]) == ".*dense0/.*"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text"),
+    [
+        (r"0\.weight", "0.weight"),
+        (r"a\-b\ c\#", "a-b c#"),
+        (r"w\(1\)\[\]\{\}\\n", r"w(1)[]{}\n"),
+        ("plain/näme_1", "plain/näme_1"),
+        ("", ""),
+        ("a\\\n", "a\n"),
+        ("0.weight", None), (r"\d", None), (r"a\b", None), (r"\1", None), ("a$", None), ("a|b", None),
+        ("a?", None), ("(a)", None), ("[a]", None), ("a{2}", None), ("a\\", None),
+    ],
+)  # fmt: skip
+def test_patterns_of_one_text(pattern, text):
+    assert literal_of(pattern) == text
+    if text is not None:
+        assert re.fullmatch(pattern, text)
+
+
+def test_escaped_names_are_looked_up_and_not_searched_for(monkeypatch):
+    names = [f"w.{number}" for number in range(50)]
+    tree = dict.fromkeys([*names, "wx1"], 1.0)
+    rules = {re.escape(name): number for number, name in enumerate(names)}
+    searched = []
+    compiled = re.compile
+    monkeypatch.setattr(re, "compile", lambda text, *rest: searched.append(text) or compiled(text, *rest))
+    monkeypatch.setattr("paramtree.select.freeze_select", lambda select: select)
+    found = apply_rules(tree, rules, default=None)[2]
+    assert found == [*range(50), None]
+    assert searched == []
 
 
 def test_a_dot_stands_for_a_new_line_in_a_name():

@@ -30,6 +30,9 @@ def save(params: Any, file: str | os.PathLike[str], /, *, rename: Any = None) ->
     place, flushed to the disk and moved there in one step, so that a crash leaves either the old file or the
     new one. Besides the tree itself it takes the memory of one leaf.
 
+    Of several JAX processes all save an `.orbax` directory together, each its parts, and return when it is
+    whole. Any other file is written by the process that saves; arrays spread over several are refused.
+
     >>> import tempfile, jax.numpy as jnp
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     save({"dense0": {"bias": jnp.ones(2)}}, f"{folder}/net.safetensors")

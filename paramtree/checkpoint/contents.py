@@ -1,6 +1,6 @@
 """What a file offers to a tree: its arrays under all their names, and what rules make of them."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -8,11 +8,11 @@ import jax
 from paramtree.checkpoint.layout import Notes, join_parts, key_specs
 from paramtree.checkpoint.rows import Row
 from paramtree.checkpoint.stored import Stored
-from paramtree.errors import MismatchError, listing
+from paramtree.errors import BadNameError, MismatchError, listing
 from paramtree.names import blocks_above, structure_of
 from paramtree.nodes import follow, tied_names
 from paramtree.renaming import Move, find_moves
-from paramtree.select import Select, depends_on_leaves, matches
+from paramtree.select import Select, apply_select, depends_on_leaves, matches
 
 Spec = jax.ShapeDtypeStruct
 
@@ -90,12 +90,13 @@ def find_offers(
     moves, faults = find_moves({**contents.specs, **refused}, rename)
     rows = [Row("rule", "", (), None, f"rename: {fault}") for fault in faults]
     offers: list[Offer] = []
+    names = {target for move in moves for target in move.targets}
     for move in moves:
         bad = [name for name in move.sources if name in refused]
         known = [contents.specs[name] for name in move.sources if name not in refused]
         if not move.targets:
             rows += [Row("left out", "", (name,), contents.specs.get(name)) for name in move.sources]
-        elif bad and _is_outside(select, move):
+        elif bad and _is_outside(select, move, names):
             rows.append(Row("not selected", "", move.sources, None))
         elif bad:
             note = listing([f"it is {stored.refused[name]}" for name in bad])
@@ -104,7 +105,7 @@ def find_offers(
             try:
                 specs = move.specs(contents.specs)
             except MismatchError as error:
-                if _is_outside(select, move):
+                if _is_outside(select, move, names):
                     rows.append(Row("not selected", "", move.sources, known[0]))
                     continue
                 rows.append(Row("shape", "", move.sources, known[0], str(error)))
@@ -116,27 +117,44 @@ def find_offers(
     return offers, rows
 
 
-def _is_outside(select: Select | None, move: Move) -> bool:
+def _is_outside(select: Select | None, move: Move, names: Container[str]) -> bool:
     """Tell whether a select leaves out all that a move gives; a predicate would have to see the values."""
     if select is None or depends_on_leaves(select):
         return False
-    return not any(matches(select, target) for target in move.targets)
+    return not any(matches(select, target, names=names) for target in move.targets)
 
 
-def skeleton(stored: Stored, contents: Contents, offers: list[Offer], renamed: bool) -> dict[str, Any]:
+def skeleton(
+    stored: Stored, contents: Contents, offers: list[Offer], renamed: bool, select: Select | None = None
+) -> dict[str, Any]:
     """Build the tree that a file has by itself: specs for leaves, with its ties and fixed marks.
+
+    Where not all names can be nested, it is the tree of those that are selected.
 
     Raises:
         BadNameError: where the names cannot be nested.
+        NoMatchError: where the select hits none of such names.
         ParamTreeError: where the notes are damaged.
     """
-    if not renamed:
-        specs = {name: contents.specs[name] for name in stored.specs}
-        return join_parts(specs, stored.notes)
-    notes = carry_notes(stored.notes, contents, offers)
-    return join_parts(
-        {offer.place: offer.spec for offer in offers if offer.place not in notes["ties"]}, notes
-    )
+    if renamed:
+        notes = carry_notes(stored.notes, contents, offers)
+        specs = {offer.place: offer.spec for offer in offers if offer.place not in notes["ties"]}
+    else:
+        notes, specs = stored.notes, {name: contents.specs[name] for name in stored.specs}
+    try:
+        return join_parts(specs, notes)
+    except BadNameError:
+        if select is None:
+            raise
+    found = apply_select(specs, select)
+    chosen = {found.structure.names[place] for place in found.places}
+    return join_parts({name: specs[name] for name in specs if name in chosen}, _part_of(notes, chosen))
+
+
+def _part_of(notes: Notes, chosen: set[str]) -> Notes:
+    marks = {kind: [name for name in notes.get(kind, ()) if name in chosen] for kind in ("fixed", "frozen")}
+    ties = {place: tie for place, tie in notes.get("ties", {}).items() if tie["target"] in chosen}
+    return {**marks, "ties": ties}
 
 
 def carry_notes(notes: Notes, contents: Contents, offers: list[Offer]) -> Notes:

@@ -196,10 +196,13 @@ def _fetch(leaf: jax.Array) -> np.ndarray[Any, Any]:
     devices = leaf.devices()
     if len(devices) == 1 and next(iter(devices)).platform == "cpu":
         return np.asarray(leaf)
+    if leaf.is_fully_replicated:
+        return np.array(jax.device_get(leaf.addressable_data(0)))
     if not leaf.is_fully_addressable:
         raise ParamTreeError(
-            f"save: an array of shape {leaf.shape} is spread over several processes. Gather it "
-            "first, as with jax.experimental.multihost_utils.process_allgather."
+            f"save: an array of shape {leaf.shape} is spread over several processes. Save to a .orbax "
+            "directory from all of them, or gather it first, as with "
+            "jax.experimental.multihost_utils.process_allgather."
         )
     values = np.empty(leaf.shape, leaf.dtype)
     for shard in leaf.addressable_shards:

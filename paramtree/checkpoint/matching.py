@@ -15,7 +15,7 @@ from paramtree.checkpoint.tensors import is_tensor, tensor_spec
 from paramtree.names import SEPARATOR, flatten_named, natural_name_key
 from paramtree.nodes import follow, tied_names
 from paramtree.renaming import Move
-from paramtree.select import Rules, Select, match_rules, matches, parse_rules
+from paramtree.select import Rules, Select, held_leaves, match_rules, matches, parse_rules
 from paramtree.tree import cast_fault, check_cast_rules, is_array_like
 
 
@@ -33,6 +33,7 @@ class Matching:
 
     def __init__(self, tree: Any, chosen: set[str], contents: Contents, filled: bool) -> None:
         self.leaves, self.structure = flatten_named(tree)
+        self.held = held_leaves(tree)
         self.tied = tied_names(self.structure)  # raises where a tie leads nowhere
         self.chosen = chosen
         self.contents = contents
@@ -92,7 +93,9 @@ class Matching:
             return Row(
                 "tied", "", move.sources, offer.spec, f"to {stored} in the file; the tree has one of them"
             )
-        if not self.filled or (select is not None and not matches(select, place, offer.spec)):
+        if not self.filled or (
+            select is not None and not matches(select, place, offer.spec, self.structure.position)
+        ):
             return Row("not selected", "", move.sources, offer.spec, "only in the file")
         note = f"as {place}" if (place,) != move.sources else ""
         return Row("unexpected", "", move.sources, offer.spec, note)
@@ -103,7 +106,9 @@ class Matching:
             return {}, []
         check_cast_rules(parse_rules(cast))
         named = zip(self.structure.names, self.structure.indices, strict=True)
-        specs = {name: wanted_spec(self.leaves[index]) for name, index in named if name in self.chosen}
+        specs = {
+            name: jax.tree.map(wanted_spec, self.held[index]) for name, index in named if name in self.chosen
+        }
         _, structure, dtypes, faults = match_rules(specs, cast, default=None)
         given = {
             name: jnp.dtype(dtype)

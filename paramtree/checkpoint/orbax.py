@@ -1,7 +1,8 @@
 """Directories of Orbax, for trees that are spread over devices: for each its part is read and written alone.
 
 A directory may hold one tree, as `StandardCheckpointer` and `PyTreeCheckpointer` write it, or be a step of a
-`CheckpointManager` with one tree in it. Our notes stand in Orbax's own custom metadata.
+`CheckpointManager` with one tree in it. Our notes stand in Orbax's own custom metadata. There are no
+checksums of the values: a byte that a disk flips among these goes unnoticed.
 """
 
 import json
@@ -15,8 +16,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from paramtree.checkpoint.atomic import replace_folder, whole_folder
+from paramtree.checkpoint.atomic import whole_folder
 from paramtree.checkpoint.layout import Leaves, Notes, dtype_fault, host_array, is_narrowed, read_notes
+from paramtree.checkpoint.processes import agree, replace_folder_together
 from paramtree.checkpoint.rawfile import FileChangedError
 from paramtree.checkpoint.stored import Array, ReadOne, Stored, new_array
 from paramtree.errors import BadNameError, MismatchError, ParamTreeError, did_you_mean, listing, raise_faults
@@ -94,32 +96,21 @@ def _restored(
 def write(path: Path, leaves: Leaves, notes: Notes) -> None:
     """Write arrays and notes to a directory; one that is there is replaced when the new one is whole.
 
-    Orbax writes arrays that are spread over devices part by part, and nothing is gathered.
+    Orbax writes arrays that are spread over devices part by part, and nothing is gathered. Of several JAX
+    processes all must call this: each writes its parts; what each holds alone, the first one writes.
 
     Raises:
-        ParamTreeError: where no array has a value, several JAX processes run, Orbax is not installed, or it
-            fails, as on a full disk.
+        ParamTreeError: where no array has a value, Orbax is not installed, or it fails, as on a full disk.
         MismatchError: listing every array of a dtype that Orbax does not write.
         BadNameError: listing the names that Orbax would mix up.
         FileExistsError: where something else than such a directory stands in its place.
+        FileNotFoundError: where the directory around it does not exist.
     """
     ocp, tensorstore = _import_orbax(path)
-    if jax.process_count() > 1:
-        raise ParamTreeError(
-            "save: several JAX processes run, and one saves here. Use Orbax itself; pt.load reads it."
-        )
     sizeless = {name: [leaf.shape, leaf.dtype.name] for name, leaf in leaves.items() if not leaf.size}
     leaves = {name: leaf for name, leaf in leaves.items() if leaf.size}
-    _check_leaves(leaves, tensorstore)
-    if not leaves:
-        raise ParamTreeError("save: Orbax writes no tree without values. Save to a .safetensors file.")
-    if path.exists() and not (path.is_dir() and ((path / _TREE).is_file() or not os.listdir(path))):
-        raise FileExistsError(
-            f"{str(path)!r} is no Orbax directory that can be replaced. Name another place."
-        )
-    tree = nest(
-        {name: leaf if isinstance(leaf, jax.Array) else host_array(leaf) for name, leaf in leaves.items()}
-    )
+    agree(lambda: _check_save(path, leaves, tensorstore))
+    tree = nest({name: leaf if _is_spread(leaf) else host_array(leaf) for name, leaf in leaves.items()})
     custom = {_NOTES: json.dumps({**notes, _SIZELESS: sizeless})}
 
     def save(place: Path) -> None:
@@ -127,9 +118,26 @@ def write(path: Path, leaves: Leaves, notes: Notes) -> None:
             checkpointer.save(place, args=ocp.args.StandardSave(tree), custom_metadata=custom)
 
     try:
-        replace_folder(path, save)
+        replace_folder_together(path, save)
     except ValueError as error:  # TensorStore's, for a full disk too
+        if isinstance(error, ParamTreeError):
+            raise
         raise ParamTreeError(f"save: Orbax cannot write {str(path)!r}: {error}.") from error
+
+
+def _is_spread(leaf: Any) -> bool:
+    """Tell whether Orbax writes a leaf part by part; it takes none that one process of several holds."""
+    return isinstance(leaf, jax.Array) and (jax.process_count() == 1 or not leaf.is_fully_addressable)
+
+
+def _check_save(path: Path, leaves: Leaves, tensorstore: Any) -> None:
+    _check_leaves(leaves, tensorstore)
+    if not leaves:
+        raise ParamTreeError("save: Orbax writes no tree without values. Save to a .safetensors file.")
+    if path.exists() and not (path.is_dir() and ((path / _TREE).is_file() or not os.listdir(path))):
+        raise FileExistsError(
+            f"{str(path)!r} is no Orbax directory that can be replaced. Name another place."
+        )
 
 
 def _check_leaves(leaves: Leaves, tensorstore: Any) -> None:

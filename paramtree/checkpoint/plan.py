@@ -148,7 +148,7 @@ def plan_load(
         ParamTreeError: where the file is of no known format, or damaged.
         NoMatchError: where the select hits nothing.
         RuleError: where `rename` or `cast` are not rules.
-        BadNameError: without `like`, where the file's names cannot be nested.
+        BadNameError: without `like`, where the file's names, or those selected, cannot be nested.
         TieError: where a tie of `like` leads nowhere.
         FileNotFoundError: where there is no such file.
     """
@@ -162,7 +162,7 @@ def plan_load(
     rename = rename if like is None else _without_spare(rename, contents, like)
     offers, rows = find_offers(stored, contents, rename, select)
     with _naming(path):
-        model = skeleton(stored, contents, offers, rename is not None) if like is None else like
+        model = skeleton(stored, contents, offers, rename is not None, select) if like is None else like
     tree, chosen = _tree_and_chosen(model, select, like is None)
     matching = Matching(tree, chosen, contents, like is not None)
     rows = matching.rows(offers, select, cast) + rows

@@ -44,6 +44,29 @@ class Flip:
         return self
 
 
+@dataclass(frozen=True)
+class Vector:
+    """Make a vector of a single number.
+
+    >>> Vector().apply([np.float32(2)])[0].tolist()
+    [2.0]
+    """
+
+    back: bool = False
+
+    def shapes(self, shapes: Sequence[Shape]) -> list[Shape]:
+        """Give the shapes that come out."""
+        return [() if self.back else (1,) for _ in shapes]
+
+    def apply(self, arrays: Sequence[Array]) -> list[Array]:
+        """Give the arrays that come out: views."""
+        return [np.reshape(array, () if self.back else (1,)) for array in arrays]
+
+    def inverse(self) -> "Vector":
+        """Give the step that undoes this one."""
+        return Vector(not self.back)
+
+
 class Turn(NamedTuple):
     """One conversion, before the block has its new name; no keys for what is left out."""
 

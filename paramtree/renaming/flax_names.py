@@ -5,12 +5,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from paramtree.names import join
+from paramtree.renaming.cells import Cell, gates_of, read_cells, write_cell
 from paramtree.renaming.conventions import (
     GATED,
     PARTS,
     Flip,
     Layers,
     Turn,
+    Vector,
     Way,
     collected,
     cut,
@@ -33,8 +35,27 @@ _TITLES = {  # linen's classes, by our stems; the first is the one that is writt
     "groupnorm": ("GroupNorm",),
     "instancenorm": ("InstanceNorm",),
     "rmsnorm": ("RMSNorm",),
+    "lstm": ("LSTMCell", "OptimizedLSTMCell"),
+    "gru": ("GRUCell",),
+    "rnn": ("SimpleCell",),
+    "prelu": ("PReLU",),
     "multiheadattention": ("MultiHeadDotProductAttention", "MultiHeadAttention", "SelfAttention"),
 }
+
+_LSTM_STATES = ("hi", "hf", "hg", "ho")
+_LINEN_CELLS = {
+    4: Cell(4, ("ii", "if", "ig", "io"), _LSTM_STATES, _LSTM_STATES),
+    3: Cell(3, ("ir", "iz", "in"), ("hr", "hz", "hn"), ("ir", "iz", "in", "hn")),
+    1: Cell(1, ("i",), ("h",), ("i",)),
+}
+_JOINED = ("dense_i",), ("dense_h",)  # of all gates
+_NNX_CELLS = {3: Cell(3, *_JOINED, ("dense_i",)), 1: Cell(1, *_JOINED, ("dense_i",))}
+_CELLS = (
+    *_LINEN_CELLS.values(),
+    *_NNX_CELLS.values(),
+    Cell(4, ("ii", "if_", "ig", "io"), _LSTM_STATES, _LSTM_STATES),  # NNX has two LSTMs
+    Cell(4, *_JOINED, ("dense_h",)),
+)
 
 
 def linen(
@@ -49,10 +70,12 @@ def linen(
 
     A file may hold the collections "params" and "batch_stats", or the parameters alone. `Dense_0/kernel`
     becomes `dense0/weight`, `scale` and `bias` of a norm `gamma` and `beta`, and so on; names that are not
-    automatic stay.
+    automatic stay. A recurrent cell becomes a layer of its own: `LSTMCell_0` becomes `lstm0`, `GRUCell_0`
+    `gru0`, `SimpleCell_0` `rnn0`. Where a gate has one bias there, the second one here is zeros; on the way
+    back the two are added.
 
-    Left as they are, and so unexpected: recurrent cells, `DenseGeneral` with a bias of several axes, `PReLU`,
-    and the variables of `WeightNorm`, `SpectralNorm` and the like.
+    Left as they are, and so unexpected: `MGUCell`, `ConvLSTMCell`, `DenseGeneral` with a bias of several
+    axes, and the variables of `WeightNorm`, `SpectralNorm` and the like.
 
     Args:
         blocks: rules that rename blocks, which are names without their last key and without the collection;
@@ -75,7 +98,9 @@ def linen(
         collection = "batch_stats" if key in ("mean", "var") else "params"
         return join(collection if collections else "", block, key)
 
-    write = Way("linen", places, _writing_flax(heads), _linen_title, name, blocks, transposed, True)
+    write = Way(
+        "linen", places, _writing_flax(heads, _LINEN_CELLS), _linen_title, name, blocks, transposed, True
+    )
     return Naming(read.title, read.moves, write.moves if like is None else write_like(read, like))
 
 
@@ -83,7 +108,8 @@ def nnx(*, blocks: Any = None, transposed: Any = None, heads: int | None = None,
     """Give the rules for the names of Flax NNX: those of `linen`, without collections.
 
     A `value` at the end of names, as states have it, is dropped; so are the keys and counts of `rngs`. Names
-    of blocks are those of attributes, and stay: `layers/0/kernel` becomes `layers/0/weight`.
+    of blocks are those of attributes, and stay: `layers/0/kernel` becomes `layers/0/weight`. On the way back
+    an LSTM needs `like`, as NNX has two layouts of it.
 
     Args:
         blocks: rules that rename blocks, which are names without their last key.
@@ -96,7 +122,9 @@ def nnx(*, blocks: Any = None, transposed: Any = None, heads: int | None = None,
     [Move(sources=('layers/0/bias',), targets=('layers/0/bias',), steps=())]
     """
     read = Way("nnx", _nnx_places, _read_flax, str, rules=blocks, transposed=transposed)
-    write = Way("nnx", places, _writing_flax(heads), str, rules=blocks, transposed=transposed, back=True)
+    write = Way(
+        "nnx", places, _writing_flax(heads, _NNX_CELLS), str, rules=blocks, transposed=transposed, back=True
+    )
     return Naming(read.title, read.moves, write.moves if like is None else write_like(read, like))
 
 
@@ -131,9 +159,14 @@ def _linen_title(block: str) -> str:
 
 def _read_flax(layers: Layers) -> Iterator[Turn]:
     heads = {end: layers.shape(join(end, "query"), "kernel") for end in layers.holding(PARTS, "kernel")}
+    cells = list(read_cells(layers, _CELLS))
+    yield from cells
+    gates = {source for turn in cells for source in turn.sources}
     for block, keys in layers.blocks.items():
         outer, part = cut(block)
         shape = heads.get(outer)
+        if gates.intersection(keys.values()):
+            continue
         if part in PARTS and shape and _is_attention(layers, outer):
             for key, name in keys.items():
                 if key in ("kernel", "bias"):
@@ -143,6 +176,8 @@ def _read_flax(layers: Layers) -> Iterator[Turn]:
             yield from _read_kernel(layers, block, keys)
         elif "scale" in keys or {"mean", "var"} <= keys.keys():
             yield from (Turn((name,), block, (_NORM[key],)) for key, name in keys.items() if key in _NORM)
+        elif layers.shape(block, "negative_slope") == ():
+            yield Turn((keys["negative_slope"],), block, ("alpha",), (Vector(),))
         elif "embedding" in keys:
             yield Turn((keys["embedding"],), block, ("weight",))
         elif part == "rngs":
@@ -186,7 +221,7 @@ def _undone(steps: Sequence[Step]) -> tuple[Step, ...]:
     return tuple(step.inverse() for step in reversed(steps))
 
 
-def _writing_flax(heads: int | None) -> Callable[[Layers], Iterator[Turn]]:
+def _writing_flax(heads: int | None, cells: Mapping[int, Cell]) -> Callable[[Layers], Iterator[Turn]]:
     back = {ours: theirs for theirs, ours in _NORM.items()}
 
     def write(layers: Layers) -> Iterator[Turn]:
@@ -206,6 +241,12 @@ def _writing_flax(heads: int | None) -> Callable[[Layers], Iterator[Turn]]:
                 yield from (Turn((name,), block, (back.get(key, key),)) for key, name in keys.items())
             elif "weight" in keys:
                 yield from _write_kernel(layers, block, keys)
+            elif gates_of(layers, block) in cells:
+                yield from write_cell(cells[gates_of(layers, block)], block, keys)
+            elif gates_of(layers, block) == 4:
+                layers.faults.append(f"{block} is an LSTM, of which there are two layouts there. Pass like=.")
+            elif layers.shape(block, "alpha") == (1,):
+                yield Turn((keys["alpha"],), block, ("negative_slope",), (Vector(back=True),))
             else:
                 layers.faults += [
                     name for key, name in keys.items() if key == "alpha" or GATED.fullmatch(key)

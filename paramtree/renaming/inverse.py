@@ -1,31 +1,24 @@
 r"""The way back: from the rules that read another program's names, those that write them.
 
-A pattern can be inverted where all it does not spell out is in groups, and its template names every group:
+A pattern can be inverted where all it does not spell out is in groups, and its template names every group,
+so that where one ends can be told from the new name (see `cuts`):
 `encoder\.layer\.(\d+)\.(.*)` -> `encoder/layer\1/\2` goes back by `encoder/layer(\d+)/(.*)` ->
 `encoder.layer.\1.\2`.
 """
 
 import re
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from itertools import chain
+from typing import Any
 
 from paramtree.errors import RuleError, raise_faults
 from paramtree.renaming.convert import Convert, Join, Step
+from paramtree.renaming.cuts import Group, Piece, unclear_groups
 from paramtree.renaming.moves import Naming
 from paramtree.select import Rule, describe_select, parse_rules
 
 _REFERENCE = re.compile(r"\\(\d+)|\\g<(\w+)>|\\(.)", re.DOTALL)
 _SPECIAL = set("*+?{}[]|^$")
-
-
-class Group(NamedTuple):
-    """A group of a pattern, or a reference to it in a template: its key, and what it matches."""
-
-    key: str
-    inside: str
-
-
-Piece = str | Group
 
 
 def invert(rename: Any) -> Any:
@@ -71,6 +64,12 @@ def _invert_rule(rule: Rule) -> tuple[Any, Any]:
     sources = [_read_pattern(each if isinstance(each, str) else each.pattern) for each in patterns]
     targets = [_read_template(each, sources[0]) for each in convert.to]
     _check_groups(sources, targets)
+    for template, target in zip(convert.to, targets, strict=True):
+        if unclear := unclear_groups([*chain(*sources)], target):
+            raise RuleError(
+                f"the template {template!r} does not tell group {unclear[0]} from group {unclear[1]}; write "
+                "something between them that neither matches"
+            )
     selects = [_write_pattern(target) for target in targets]
     templates = [_write_template(source, targets[0]) for source in sources]
     steps = _invert_steps(convert.steps, len(patterns))
@@ -158,7 +157,11 @@ def _group(inside: str, number: int) -> Group:
     if body.startswith("?"):
         fix = f"; write ({body[2:]})" if body.startswith("?:") else ""
         raise RuleError(f"the group ({inside}) does not capture{fix}")
-    if re.compile(body).groups:
+    try:
+        inner = re.compile(body).groups
+    except re.error as error:
+        raise RuleError(f"the group ({inside}) does not stand alone: {error}") from error
+    if inner:
         raise RuleError(f"the group ({inside}) holds another; write the inner one as (?:...)")
     return Group(named.group(1) if named else str(number), body)
 

@@ -15,8 +15,8 @@ from paramtree.select import (
     Rule,
     describe_select,
     expand_template,
-    match_name,
     match_rules,
+    matches,
     numbered,
     parse_rules,
 )
@@ -150,7 +150,7 @@ def _collect(
             moves.append(Move((name,), ()))
             continue
         patterns = select if isinstance(select, tuple) else (select,)
-        part, pattern = next((n, each) for n, each in enumerate(patterns) if _is_hit(each, name, specs))
+        part, pattern = next((n, each) for n, each in enumerate(patterns) if matches(each, name, names=specs))
         targets = tuple(expand_template(pattern, name, template) for template in convert.to)
         group = parts.setdefault((at, targets), {})
         if part in group and len(patterns) > 1:
@@ -167,9 +167,3 @@ def _collect(
             made = f"{listing(targets)} is made of {listing(list(group.values()))}"
             faults.append(f"rule {at}: {made} and of {listing(lacking)}, which the file lacks")
     return moves
-
-
-def _is_hit(pattern: Any, name: str, specs: Specs) -> bool:
-    if pattern in specs:
-        return pattern == name  # a name means itself, though its dots would match more
-    return match_name(pattern, name) is not None
