@@ -648,6 +648,12 @@ def test_a_predicate_and_something_refused(tmp_path):
     assert [row.status for row in plan.rows] == ["loaded", "refused"]
 
 
+def test_what_is_refused_outside_of_a_name_is_left_out(tmp_path):
+    file = tmp_path / "a.npz"
+    np.savez(file, **{"w.1": np.ones(2, np.float32), "wx1": np.array(["text"])})
+    assert list(pt.load(file, select="w.1")) == ["w.1"]
+
+
 def test_a_step_that_does_not_fit_outside_of_the_select(saved):
     rules = {"w": Convert(["q", "k"], Split(2))}
     plan = pt.plan_load(saved({"a": W, "w": W[:7]}), {"a": W, "q": W, "k": W}, select="a", rename=rules)
