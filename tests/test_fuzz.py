@@ -2,7 +2,7 @@
 
 No other exception, no crash, no hang, no allocation far beyond the file's size, and no pickle that runs. The
 files are loaded in processes of their own, so that a crash is seen, and said with the number of the file:
-each number makes one file. `PARAMTREE_FUZZ=100000 pytest tests/test_fuzz.py` is the long run.
+each number makes one file. The long run is left out of the ordinary one: `pytest -m long` does it.
 """
 
 import faulthandler
@@ -32,7 +32,7 @@ import pytest
 import paramtree as pt
 from paramtree.errors import ParamTreeError
 
-FILES = int(os.environ.get("PARAMTREE_FUZZ", "2000"))
+FILES = 2000, pytest.param(100_000, marks=pytest.mark.long)
 WORKERS = 2
 BATCH = 5000  # files of one process: libraries keep something of each file
 LONGEST = 30  # seconds that a file may take
@@ -636,18 +636,18 @@ def run_worker(seed_folder, folder, first, last, step, faults, counts):
         ends = range(number + step, last, step)
 
 
-def test_mutated_files_are_loaded_or_refused(tmp_path):
+@pytest.mark.parametrize("files", FILES)
+def test_mutated_files_are_loaded_or_refused(tmp_path, files):
     make_seeds(tmp_path / "seeds")
     faults, counts = [], Counter()
-    first = int(os.environ.get("PARAMTREE_FUZZ_FROM", "0"))
     threads = [
         threading.Thread(
             target=run_worker,
             args=(
                 tmp_path / "seeds",
                 tmp_path / f"w{each}",
-                first + each,
-                first + FILES,
+                each,
+                files,
                 WORKERS,
                 faults,
                 counts,
@@ -661,7 +661,7 @@ def test_mutated_files_are_loaded_or_refused(tmp_path):
         thread.join()
     said = "\n".join(f"number {number} {kind}: {fault}" for number, kind, fault in sorted(faults)[:20])
     assert not faults, f"{len(faults)} faults; their files are in {tmp_path}/w*/fault*\n{said}"
-    assert sum(counts.values()) == FILES
+    assert sum(counts.values()) == files
     assert {each.split()[0] for each in counts if each.endswith(" loaded")} == set(
         os.listdir(tmp_path / "seeds")
     )
