@@ -832,3 +832,14 @@ def test_blocks_need_a_way_back_only_on_the_way_back():
         "invert: these rules have no way back:\n"
         "  rule 0 'a/.*': '.*' at position 2 is in no group; put it into one"
     )
+
+
+def test_rules_for_blocks_are_unused_where_there_are_none(tmp_path):
+    file = tmp_path / "x.safetensors"
+    pt.save({"kernel": np.ones((2, 3), np.float32)}, file)
+    with pytest.raises(pt.RuleError) as caught:
+        pt.load(file, rename=linen(blocks={"encoder.*": "x"}))
+    assert str(caught.value) == (
+        "linen: blocks= does not fit the blocks:\n"
+        "  rule 0 'encoder.*' hits nothing. The tree has no parameters."
+    )

@@ -155,7 +155,7 @@ class Way:
         paths = {block: self.path(block) for block in blocks}
         rules = parse_rules(invert(self.rules) if self.back else self.rules) if self.rules else []
         known = dict.fromkeys(filter(None, paths), 0)
-        if not rules or not known:
+        if not rules:
             return paths, []
         _, structure, winners, faults = match_rules(known, numbered(rules), default=None)
         for block, at in zip(structure.names, winners, strict=True):
