@@ -550,7 +550,7 @@ def write_notes(file, text):
         (json.dumps({"ties": {f"t{i}": {"target": f"t{i + 1}", "transpose": False} for i in range(3000)}}),
          "the ties of this tree are nested too deeply for Python."),
         (json.dumps({"empty": ["/".join("x" * 5000)]}),
-         "the names, or the ties, are nested too deeply for Python."),
+         "this tree is nested too deeply for JAX; put its blocks side by side."),
     ],
 )  # fmt: skip
 @both

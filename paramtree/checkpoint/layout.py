@@ -111,7 +111,7 @@ def join_parts(leaves: Leaves, notes: Notes) -> dict[str, Any]:
             _put(flat, name, {})
         tree = nest(flat)
         tied_names(structure_of(tree))
-    except (RecursionError, SystemError) as error:  # the second is how JAX reports the first
+    except RecursionError as error:
         raise ParamTreeError("load: the names, or the ties, are nested too deeply for Python.") from error
     except (AttributeError, KeyError, TypeError) as error:
         kind = type(error).__name__
