@@ -8,7 +8,7 @@ from timing import interleaved
 import paramtree as pt
 
 
-def stats_job(width, leaves=2000):
+def stats_job(width, leaves=2000, loop=True):
     """Find the statistics of many square arrays: one pass, against a loop of calls per leaf."""
     keys = jax.random.split(jax.random.key(0), leaves)
     params = {f"layer{at}": {"weight": jax.random.normal(key, (width, width))} for at, key in enumerate(keys)}
@@ -22,11 +22,14 @@ def stats_job(width, leaves=2000):
     ways = {
         "jnp.sum of each, one jitted call": lambda: jax.device_get(sums(leaves)),
         "pt.stats": lambda: pt.stats(params),
-        "a loop of jnp calls": lambda: [[np.asarray(number(leaf)) for number in numbers] for leaf in leaves],
     }
+    if loop:
+        ways["a loop of jnp calls"] = lambda: [
+            [np.asarray(number(leaf)) for number in numbers] for leaf in leaves
+        ]
     for call in ways.values():
         call()
-    return interleaved(ways, 5)
+    return interleaved(ways, 5 if loop else 15)
 
 
 def diff_job(leaves=2000, width=64):
