@@ -30,6 +30,7 @@ _TREE = "_METADATA"  # stands where a tree's arrays do
 _ROOT = "_CHECKPOINT_METADATA"  # stands around one tree, or several
 _MANIFEST = "manifest.ocdbt"
 _NOTES = "paramtree"  # the key of our notes in Orbax's custom metadata
+_IN_FLIGHT = 16 << 20  # bytes that are copied to be written at a time
 _SIZELESS = "sizeless"  # in the notes: name -> shape and dtype, of arrays without values, which Orbax refuses
 
 
@@ -113,9 +114,13 @@ def write(path: Path, leaves: Leaves, notes: Notes) -> None:
     tree = nest({name: leaf if _is_spread(leaf) else host_array(leaf) for name, leaf in leaves.items()})
     custom = {_NOTES: json.dumps({**notes, _SIZELESS: sizeless})}
 
+    # left alone, Orbax copies the whole tree before it writes; it refuses a leaf that is larger than its room
+    room = max(_IN_FLIGHT, *(leaf.size * leaf.dtype.itemsize for leaf in leaves.values()))
+
     def save(place: Path) -> None:
-        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
-            checkpointer.save(place, args=ocp.args.StandardSave(tree), custom_metadata=custom)
+        handler = ocp.BasePyTreeCheckpointHandler(save_concurrent_bytes=room)
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(handler_impl=handler)) as checkpointer:
+            checkpointer.save(place, args=ocp.args.PyTreeSave(tree), custom_metadata=custom)
 
     try:
         replace_folder_together(path, save)
