@@ -360,7 +360,8 @@ def test_the_chapter_prints():
     zeros = {"dense0": jnp.zeros(256), "dense1": jnp.zeros(10)}
     params = {name: {"weight": values[f"{name}_weight"], "bias": bias} for name, bias in zeros.items()}
     y = np.asarray(net.apply(params, values["x"]))
-    np.testing.assert_allclose(y, values["net_out"], rtol=0, atol=1e-7)  # processors add up in their own order
+    # processors add up in their own order
+    np.testing.assert_allclose(y, values["net_out"], rtol=0, atol=1e-7)
     with np.printoptions(precision=6, suppress=True, linewidth=100):
         assert str(y[0]) == (
             "[ 0.062403 -0.032686  0.025827  0.022542 -0.037288 -0.042538  0.005406 -0.013642 -0.099155\n"
