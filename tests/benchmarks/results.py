@@ -115,7 +115,8 @@ def put_into_readme(results):
     after = rest.split(_MARKS[1])[1]
     here = list(results.values())[-1]["here"]
     packages = ", ".join(f"{name} {value}" for name, value in here.items() if name in _PACKAGES)
-    about = f"Measured on {here['date']}, on {here['cores']} cores, Python {here['python']}, {packages}.\n\n"
+    dates = " and ".join(sorted({job["here"]["date"] for job in results.values()}))
+    about = f"Measured on {dates}, on {here['cores']} cores, Python {here['python']}, {packages}.\n\n"
     tables = f"{about}{readme_table(results)}\n{growth_table(results)}"
     readme.write_text(f"{before}{_MARKS[0]}{tables}{_MARKS[1]}{after}")
 
