@@ -34,9 +34,11 @@ def _change(tree):
 
 def _calling(tree, read=None, jit=jax.jit):
     """Give what changes the whole tree again and again, or what reads it by a function."""
+    # a function of its own for each tree: JAX keeps what one function has compiled for several trees together
+    # and looks at all of it in every call
+    function = jit(lambda tree: _change(tree) if read is None else read(tree))
     if read is None:
-        return _stepping(jit(_change), tree)
-    function = jit(read)
+        return _stepping(function, tree)
     return lambda: jax.block_until_ready(function(tree))
 
 
