@@ -23,7 +23,7 @@ from paramtree.names import SEPARATOR, is_under, join, natural_key, nest, struct
 from paramtree.nodes import Alias, Fixed, follow, resolve
 from paramtree.positions import positional_names
 from paramtree.select import Select
-from paramtree.tree import ParamDict, collect_params, flat_leaves, update
+from paramtree.tree import ParamDict, collect_params, fixed_names, flat_leaves, frozen_names, update
 
 
 class _Views:
@@ -36,8 +36,7 @@ class _Views:
         self.plain = resolve(params)
         self.leaves = flat_leaves(self.plain)
         self.grads = None if grads is None else flat_leaves(grads)
-        known = collect_params(params)
-        self.fixed, self.frozen = known.fixed, known.frozen
+        self.fixed, self.frozen = frozenset(fixed_names(self.structure)), frozen_names(self.structure)
         _check_grads(flat_leaves(params), self.grads or {})
 
     def aliases(self) -> dict[str, Alias]:

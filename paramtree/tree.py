@@ -180,10 +180,13 @@ def _chosen(structure: Structure, places: tuple[int, ...]) -> tuple[dict[str, No
 
 @lru_cache(maxsize=64)
 def _notes(structure: Structure, whole: bool) -> tuple[frozenset[str], frozenset[str], Mapping[str, str]]:
-    kinds = fixed_names(structure)
-    frozen = frozenset(name for name, kind in kinds.items() if issubclass(kind, Frozen))
     tied = {place: str(node) for place, node in structure.leafless.items() if isinstance(node, Alias)}
-    return frozenset(kinds), frozen, tied if whole else {}
+    return frozenset(fixed_names(structure)), frozen_names(structure), tied if whole else {}
+
+
+def frozen_names(structure: Structure) -> frozenset[str]:
+    """Give the names of all that `freeze` holds fixed, constants and statistics not among them."""
+    return frozenset(name for name, kind in fixed_names(structure).items() if issubclass(kind, Frozen))
 
 
 @lru_cache(maxsize=64)

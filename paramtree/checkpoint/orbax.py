@@ -20,6 +20,7 @@ from paramtree.checkpoint.atomic import whole_folder
 from paramtree.checkpoint.layout import Leaves, Notes, dtype_fault, host_array, is_narrowed, read_notes
 from paramtree.checkpoint.processes import agree, replace_folder_together
 from paramtree.checkpoint.rawfile import FileChangedError
+from paramtree.checkpoint.safetensors import leaf_bytes
 from paramtree.checkpoint.stored import Array, ReadOne, Stored, new_array
 from paramtree.errors import BadNameError, MismatchError, ParamTreeError, did_you_mean, listing, raise_faults
 from paramtree.names import nest
@@ -115,7 +116,7 @@ def write(path: Path, leaves: Leaves, notes: Notes) -> None:
     custom = {_NOTES: json.dumps({**notes, _SIZELESS: sizeless})}
 
     # left alone, Orbax copies the whole tree before it writes; it refuses a leaf that is larger than its room
-    room = max(_IN_FLIGHT, *(leaf.size * leaf.dtype.itemsize for leaf in leaves.values()))
+    room = max(_IN_FLIGHT, *map(leaf_bytes, leaves.values()))
 
     def save(place: Path) -> None:
         handler = ocp.BasePyTreeCheckpointHandler(save_concurrent_bytes=room)

@@ -208,8 +208,8 @@ def read_ahead(read: ReadOne, sizes: Mapping[str, int]) -> Generator[ReadOne]:
 
     Args:
         read: reads one array, and may be called from several threads.
-        sizes: the bytes of each array, in the order in which they will be asked for; any other one, and any
-            that is asked for again, is read when it is asked for.
+        sizes: the bytes of each array, in the order in which they will be asked for; small and other ones,
+            and any that is asked for again, are read when they are asked for.
     """
     found: dict[str, Future[Array]] = {}
     waiting = iter([name for name, size in sizes.items() if size >= _WORTH_A_THREAD])

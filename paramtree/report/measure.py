@@ -140,7 +140,7 @@ def _measure(laid: Any, valid: Any, axis: int, join: _Join) -> Measured:
     if laid.size < 2**31:
         whole = join.add(each)
         parts = whole >> 4, whole & 15
-    else:  # than 32 bits can count
+    else:  # 32 bits may not hold the count of all
         parts = join.add(each >> 4), join.add(each & 15)
     off = jnp.where(inside, seen.number * scales - centres, 0)
     mean, spread = _moments(off, of_rows[-1], count, axis, join)

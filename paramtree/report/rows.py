@@ -70,7 +70,7 @@ def spread_out(arrays: Iterable[Any]) -> Any:
 
 
 def alike_rows(arrays: Sequence[Any]) -> tuple[Any, Any]:
-    """Lay arrays of one size out in rows; give them, and what is no padding: None where nothing is."""
+    """Lay arrays of one size out in rows; give them, and what is no padding, or None for all of it."""
     laid = _laid_once(arrays)
     rest = arrays[0].size % ROW
     if not rest:
