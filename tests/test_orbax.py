@@ -566,3 +566,11 @@ def test_a_directory_that_a_crash_left_moved_aside(tmp_path):
     save({"w": jnp.zeros(2)}, tmp_path / "x")
     np.testing.assert_array_equal(load(tmp_path / "x")["w"], np.zeros(2))
     assert os.listdir(tmp_path) == ["x"]
+
+
+def test_a_leaf_larger_than_what_is_copied_at_a_time_is_saved(tmp_path, monkeypatch):
+    monkeypatch.setattr("paramtree.checkpoint.orbax._IN_FLIGHT", 8)
+    tree = {"large": jnp.arange(64.0), "small": jnp.ones(1)}
+    pt.save(tree, tmp_path / "x.orbax")
+    loaded = pt.load(tmp_path / "x.orbax")
+    assert all((loaded[name] == tree[name]).all() for name in tree)

@@ -115,8 +115,8 @@ def write(path: Path, leaves: Leaves, notes: Notes) -> None:
     tree = nest({name: leaf if _is_spread(leaf) else host_array(leaf) for name, leaf in leaves.items()})
     custom = {_NOTES: json.dumps({**notes, _SIZELESS: sizeless})}
 
-    # left alone, Orbax copies the whole tree before it writes; it refuses a leaf that is larger than its room
-    room = max(_IN_FLIGHT, *map(leaf_bytes, leaves.values()))
+    # left alone, Orbax copies the whole tree before it writes; it refuses a leaf that is as large as its room
+    room = max(_IN_FLIGHT, 1 + max(map(leaf_bytes, leaves.values())))
 
     def save(place: Path) -> None:
         handler = ocp.BasePyTreeCheckpointHandler(save_concurrent_bytes=room)
