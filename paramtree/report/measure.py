@@ -17,7 +17,7 @@ import numpy as np
 from jax import lax
 
 from paramtree.names import untyped_jax
-from paramtree.report.numbers import power_of_two, read_numbers
+from paramtree.report.numbers import Array, power_of_two, read_numbers, width_of
 from paramtree.report.rows import ROW, Rows, alike_rows, common_rows
 
 BINS = 16  # of a histogram: as many as a short line of text can show
@@ -27,7 +27,7 @@ _CLASSES = 4  # NaN, infinite, zero, subnormal; the count of finite numbers foll
 
 
 class Measured(NamedTuple):
-    """What one compiled pass finds of several arrays.
+    """What one compiled pass finds of several arrays; on the host it is read from one array.
 
     Attributes:
         least: the keys of the least finite values, as `numbers.Reading` orders them.
@@ -46,6 +46,20 @@ class Measured(NamedTuple):
     mean: Any
     spread: Any
 
+    def pack(self) -> Any:
+        """Put all into one array of whole numbers, floats by their bits: so one transfer takes all of it."""
+        whole = self.least.dtype
+        floats = [lax.bitcast_convert_type(each, whole) for each in (self.scale, self.mean, self.spread)]
+        return jnp.concatenate([jnp.stack([self.least, self.most, *floats]), *self.counts], dtype=whole)
+
+    @classmethod
+    def unpack(cls, packed: Array) -> "Measured":
+        """Read on the host what was packed."""
+        least, most = packed[:2]
+        scale, mean, spread = packed[2:5].view(np.float32 if packed.itemsize == 4 else np.float64)
+        many, rest = np.split(packed[5:], 2)
+        return cls(least, most, (many, rest), scale, mean, spread)
+
 
 class _Join(NamedTuple):
     """How what was found of rows, along the last axes, becomes what holds of whole arrays, and back."""
@@ -57,23 +71,27 @@ class _Join(NamedTuple):
 
 
 @untyped_jax.jit
-def measure_rows(arrays: Sequence[Any], rows: Sequence[Rows]) -> list[Measured]:
-    """Measure small arrays, laid out in common rows: a `Rows` for those of each dtype, in their order."""
-    found: list[Measured] = []
+def measure_rows(arrays: Sequence[Any], rows: Sequence[Rows]) -> list[Any]:
+    """Measure small arrays, laid out in common rows: a `Rows` for those of each dtype, in their order.
+
+    Returns:
+        for each dtype what was found, packed.
+    """
+    found: list[Any] = []
     start = 0
     for each in rows:
         group = arrays[start : start + each.arrays]
         start += each.arrays
         if len({array.size for array in group}) == 1:
-            found.append(_measure_alike(group))
+            found.append(_measure_alike(group).pack())
         else:
-            found.append(_measure(*common_rows(group, each), 1, _join_segments(each)))
+            found.append(_measure(*common_rows(group, each), 1, _join_segments(each)).pack())
     return found
 
 
 @partial(untyped_jax.jit, static_argnames="spread")
-def measure_one(array: Any, spread: bool) -> Measured:
-    """Measure one array where it lies.
+def measure_one(array: Any, spread: bool) -> Any:
+    """Measure one array where it lies; give what was found, packed.
 
     Args:
         array: not of size zero.
@@ -81,7 +99,7 @@ def measure_one(array: Any, spread: bool) -> Measured:
             nothing is moved.
     """
     if not spread or not array.ndim:
-        return _measure_alike([array])
+        return _measure_alike([array]).pack()
     axis = max(range(array.ndim), key=lambda each: array.shape[each])
     shape = tuple(size for at, size in enumerate(array.shape) if at != axis)
     join = _Join(
@@ -90,7 +108,7 @@ def measure_one(array: Any, spread: bool) -> Measured:
         lambda values: values.max()[None],
         lambda values: jnp.broadcast_to(values.reshape((1,) * len(shape)), shape),
     )
-    return _measure(array, None, axis, join)
+    return _measure(array, None, axis, join).pack()
 
 
 def _measure_alike(arrays: Sequence[Any]) -> Measured:
@@ -176,21 +194,34 @@ def _count(mask: Any) -> Any:
 def _bins(scaled: Any, finite: Any, low: Any, high: Any, axis: int) -> list[Any]:
     """Count in each row what lies in each bin, but for the first, which the rest lies in."""
     steps = lax.optimization_barrier(BINS / jnp.where(high > low, high - low, 1))
-    place = jnp.where(finite, jnp.minimum((scaled - low) * steps, BINS - 1), -1).astype(jnp.int32)
+    place = _rounded_down(jnp.where(finite, jnp.minimum((scaled - low) * steps, BINS - 1), -1))
     if place.shape[axis] == ROW:
         return _packed_counts(place, axis)
-    inside = [_count(place == each) for each in range(1, BINS)]
+    inside = [_count(place == np.uint32(each)) for each in range(1, BINS)]
     return _reduce(inside, [0] * len(inside), [lax.add] * len(inside), axis)
+
+
+def _rounded_down(place: Any) -> Any:
+    """Round numbers from -1 to 15 down, to unsigned ones of 32 bits, so that -1 is the largest of these.
+
+    What a number added to 48 has before its point stands in the first bits of its float, as all up to 63
+    have one exponent; a conversion would take three times as long, to look for numbers that do not fit.
+    """
+    width = width_of(place.dtype)
+    after = width.unsigned(width.fraction - 5)
+    zero = np.array(48, width.real).view(width.unsigned) >> after
+    bits = lax.bitcast_convert_type(place + width.real(48), width.unsigned)
+    return ((bits >> after) - zero).astype(jnp.uint32)
 
 
 def _packed_counts(place: Any, axis: int) -> list[Any]:
     """Count how often each number from 1 to 15 stands in a row of 128.
 
     The counts of eight numbers share a word, 4 bits each, while no more than 8 elements are added up, and
-    those of four share one, 8 bits each, up to 128. To shift by less than nothing, or by more than a word
-    has, gives 0: so what is none of a word's numbers adds nothing to it.
+    those of four share one, 8 bits each, up to 128. To shift by more than a word has gives 0: so what is none
+    of a word's numbers adds nothing to it.
     """
-    parts = [lax.bitcast_convert_type(4 * part, jnp.uint32) for part in _parts(place, axis)]
+    parts = _parts(place << np.uint32(2), axis)
     one = jnp.ones(parts[0].shape, jnp.uint32)
     eights = [sum(lax.shift_left(one, part - np.uint32(first)) for part in parts) for first in (0, 32)]
     fours = [each >> np.uint32(shift) & np.uint32(0x0F0F0F0F) for each in eights for shift in (0, 4)]

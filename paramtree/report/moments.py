@@ -67,8 +67,8 @@ def measure(arrays: Sequence[Any]) -> list[Moments]:
     found = [Moments()] * len(arrays)
     held = [at for at, array in enumerate(arrays) if array.size]
     there = [at for at in held if not is_on_host(arrays[at])]
-    for positions, measured in launch([arrays[at] for at in there], measure_rows, measure_one):
-        each = _moments(measured, arrays[there[positions[0]]].dtype)
+    for positions, packed in launch([arrays[at] for at in there], measure_rows, measure_one):
+        each = _moments(Measured.unpack(packed), arrays[there[positions[0]]].dtype)
         for position, moments in zip(positions, each, strict=True):
             found[there[position]] = moments
     for at in held if len(there) < len(held) else ():
