@@ -6,6 +6,8 @@ from dataclasses import fields
 from html import escape
 from typing import Any
 
+from paramtree.letters import cut_middle, pad, printable, text_width
+
 _SHOWN = 400  # lines; a longer listing is elided in its middle
 _WIDTH = 110  # columns, where there is no terminal
 _LEAST = 12  # columns that a cut cell keeps
@@ -90,8 +92,8 @@ def block_text(title: str, lines: Iterable[str]) -> str:
       Parameter dense0/bias (shape=(10,), dtype=float32)
     )
     """
-    shown = [f"  {_printable(line)}" for line in elide(list(lines))]
-    return "\n".join([f"{_printable(title)} (", *shown, ")"])
+    shown = [f"  {printable(line)}" for line in elide(list(lines))]
+    return "\n".join([f"{printable(title)} (", *shown, ")"])
 
 
 def terminal_width() -> int:
@@ -111,15 +113,15 @@ def table_text(head: Sequence[str], rows: Sequence[Sequence[str]], width: int, w
     """
     lines, half = (head, *rows), _SHOWN // 2
     shown = lines if len(lines) <= _SHOWN else (*lines[:half], *lines[-half:])
-    cells = [[_printable(cell) for cell in line] for line in shown]
+    cells = [[printable(cell) for cell in line] for line in shown]
     columns: list[Sequence[str]] = list(zip(*cells, strict=True))
-    widths = [max(map(len, column)) for column in columns]
+    widths = [max(map(text_width, column)) for column in columns]
     room = width - sum(widths[wide:]) - len(_GAP) * (len(widths) - 1)
     widths[:wide] = _shared(widths[:wide], room)
     columns[:wide] = map(_cut, columns[:wide], widths[:wide])
     text = [
         _GAP.join(
-            cell.ljust(size) if column < wide else cell.rjust(size)
+            pad(cell, size, left=column >= wide)
             for column, (cell, size) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in zip(*columns, strict=True)
@@ -143,19 +145,15 @@ def _shared(widths: Sequence[int], room: int) -> list[int]:
 
 def _cut(texts: Sequence[str], size: int) -> Sequence[str]:
     """Cut texts to a size: in their middle, or as near to it as keeps most of them apart."""
-    if max(map(len, texts)) <= size:
+    if max(map(text_width, texts)) <= size:
         return texts
 
     def cut(left: int) -> list[str]:
-        right = size - 1 - left
-        return [text if len(text) <= size else f"{text[:left]}…{text[len(text) - right :]}" for text in texts]
+        return [
+            text if text_width(text) <= size else cut_middle(text, left, size - 1 - left) for text in texts
+        ]
 
     return cut(min(range(size), key=lambda left: (-len(set(cut(left))), abs(left - size // 2))))
-
-
-def _printable(text: str) -> str:
-    """Write what would move the cursor, as in a name from a file, the way Python does."""
-    return text if text.isprintable() else repr(text)[1:-1]
 
 
 def table_html(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]], strong: int = 0) -> str:

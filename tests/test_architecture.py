@@ -14,7 +14,7 @@ SOURCE = ROOT / "paramtree"
 
 # a module imports only from layers before its own; those on one line may not import each other
 LAYERS = [
-    ["errors"],
+    ["errors", "letters"],
     ["display"],
     ["names"],
     ["nodes"],
@@ -48,6 +48,7 @@ OPTIONAL = {
     "tensorstore",
     "optax",
     "matplotlib",
+    "unicodedata",  # no package of others, but slow to load, and few texts need it
 }  # imported in functions
 
 FILES = sorted(SOURCE.rglob("*.py"))

@@ -7,6 +7,7 @@ from paramtree.commands import terminal
 from paramtree.commands.command import Command, Outcome, add_file, add_json, add_select
 from paramtree.commands.files import open_file
 from paramtree.compare import Diff, Difference, diff
+from paramtree.letters import printable
 
 _COLOURS = {"only in a": "red", "only in b": "green", "renamed": "cyan"}
 
@@ -49,8 +50,8 @@ def _text(options: Namespace, found: Diff) -> str:
     colours = [_colour(row) for row in found]
     lines = terminal.noted_table(*found.table(), 2, colours, note=1, implied="values")
     sides = (
-        terminal.paint(f"a: {terminal.printable(options.a)}", "red"),
-        terminal.paint(f"b: {terminal.printable(options.b)}", "green"),
+        terminal.paint(f"a: {printable(options.a)}", "red"),
+        terminal.paint(f"b: {printable(options.b)}", "green"),
     )
     return "\n".join([*sides, terminal.paint(found.headline(), "bold"), *lines])
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any, TextIO
 
 from paramtree import display
+from paramtree.letters import printable, text_width
 from paramtree.report.cells import bytes_text
 
 _UNLIMITED = 1_000_000  # columns: what reads from a pipe gets whole names
@@ -70,7 +71,7 @@ def table(
     """
     cells = [[printable(cell) for cell in row] for row in (head, *rows)]
     # heads every piece, so that all have columns of one width, and is not shown
-    ruler = ["-" * max(map(len, column)) for column in zip(*cells, strict=True)]
+    ruler = ["-" * max(map(text_width, column)) for column in zip(*cells, strict=True)]
     lines: list[str] = []
     for start in range(0, len(cells), _AT_ONCE):
         text = display.table_text(ruler, cells[start : start + _AT_ONCE], width(), wide)
@@ -99,7 +100,7 @@ def noted_table(
         note: the column of the notes, one of these.
         implied: a note that the other columns tell as well, and that needs no line.
     """
-    sizes = [max(map(len, map(printable, column))) for column in zip(head, *rows, strict=True)]
+    sizes = [max(map(text_width, map(printable, column))) for column in zip(head, *rows, strict=True)]
     if sum(sizes) + 2 * (len(sizes) - 1) <= width():
         return table(head, rows, wide, colours)
     short_head, *short = [(*cells[:note], *cells[note + 1 :]) for cells in (head, *rows)]
@@ -109,15 +110,6 @@ def noted_table(
         text = "" if cells[note] == implied else printable(cells[note])
         noted += [line, *(paint(f"    {each}", colour) for each in textwrap.wrap(text, max(width() - 4, 20)))]
     return noted
-
-
-def printable(text: str) -> str:
-    r"""Write what would move the cursor, as in a name from a file, the way Python does.
-
-    >>> printable("dense0/weight"), printable("\x1b[31m")
-    ('dense0/weight', '\\x1b[31m')
-    """
-    return text if text.isprintable() else repr(text)[1:-1]
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from paramtree import display
+from paramtree.letters import text_width
 from paramtree.report.page import sortable_table
 
 _GAP = 2  # characters between columns
@@ -68,7 +69,7 @@ def _fitting(columns: Sequence[Column], width: int) -> list[Column]:
     kept = list(columns)
 
     def need() -> int:
-        sizes = [max(map(len, (column.head, *column.cells))) for column in kept]
+        sizes = [max(map(text_width, (column.head, *column.cells))) for column in kept]
         rest = zip(kept[1:], sizes[1:], strict=True)
         cut = [min(size, _TEXTS) if column.is_text else size for column, size in rest]
         return min(sizes[0], _NAMES) + sum(cut) + _GAP * len(cut)

@@ -8,6 +8,7 @@ from itertools import groupby
 from typing import NamedTuple
 
 from paramtree import display
+from paramtree.letters import printable
 from paramtree.names import SEPARATOR
 from paramtree.report.cells import bytes_text, count_text, number_text
 from paramtree.report.outline import (
@@ -17,7 +18,6 @@ from paramtree.report.outline import (
     faults_text,
     holds_text,
     key_text,
-    printable,
 )
 
 _OPEN = 60  # lines that are seen before anything is opened

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from paramtree.letters import printable
 from paramtree.names import SEPARATOR, Structure, blocks_above, natural_name_key
 from paramtree.nodes import Alias, follow, tied_names
 from paramtree.report.moments import Moments
@@ -195,12 +196,3 @@ def key_text(name: str) -> str:
     'weight'
     """
     return printable(name.rpartition(SEPARATOR)[2])
-
-
-def printable(text: str) -> str:
-    """Write a text so that it is seen whole, on one line.
-
-    >>> printable("weight")
-    'weight'
-    """
-    return text if text.isprintable() else repr(text)[1:-1]
