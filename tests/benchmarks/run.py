@@ -86,6 +86,8 @@ def _jobs():
             quick = partial(packed_job, 4, width, 2) if layers == 50 else None
             name = f"train {layers} layers of width {width} with AdamW, one step"
             yield Job(name, partial(packed_job, layers, width), quick, f"train, width {width}", layers)
+    one = "train 200 layers of width 16 with AdamW, one step of one example"  # no product of matrices
+    yield Job(one, partial(packed_job, 200, 16, batch=1))
     yield Job("save 1 GiB in 1,000 leaves", save_job)
     yield Job("load 1 GiB in 1,000 leaves", load_job)
     yield Job("plan a load of 10,000 parameters with 20 rules", plan_job, partial(plan_job, 1000))

@@ -8,11 +8,11 @@ from training import library
 import paramtree as pt
 
 
-def packed_job(layers, width, rounds=30):
+def packed_job(layers, width, rounds=30, batch=8):
     """Train a deep and narrow net with AdamW, one step, donated: packed, plain, by hand, and in linen."""
     import optax
 
-    x = jax.random.normal(jax.random.key(0), (8, width))
+    x = jax.random.normal(jax.random.key(0), (batch, width))
     net = pt.nn.Sequential(*(pt.nn.Dense(width, activation="tanh") for _ in range(layers)))
     params = net.init(jax.random.key(1), x)
 
