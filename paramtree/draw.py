@@ -19,6 +19,7 @@ import numpy as np
 from jax.core import Tracer
 
 from paramtree import display
+from paramtree.bits import fused
 from paramtree.errors import (
     HINTED,
     MismatchError,
@@ -383,6 +384,7 @@ def _draw_alike(
 
 @partial(untyped_jax.jit, static_argnums=(0, 1, 2))
 def _draw_many(initialiser: Initializer, shape: tuple[int, ...], dtype: Any, keys: jax.Array) -> jax.Array:
+    keys = fused(keys)
     return _for_each(lambda key: initialiser(key, shape, dtype), keys, keys)
 
 

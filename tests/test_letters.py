@@ -1,7 +1,10 @@
 """Tables whose names have letters that are two columns wide, or none."""
 
-import numpy as np
 import pytest
+
+pytest.importorskip("hypothesis")
+
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -5,6 +5,7 @@ from numbers import Real
 import jax
 import jax.numpy as jnp
 
+from paramtree.bits import fused
 from paramtree.errors import ParamTreeError
 from paramtree.module import Module
 from paramtree.scope import Scope
@@ -32,7 +33,7 @@ def Dropout(rate: float, *, name: str | None = None) -> Module:
         x = jnp.asarray(x)
         if not scope.train or rate == 0:
             return x
-        kept = jax.random.bernoulli(scope.key(), 1 - rate, x.shape)
+        kept = jax.random.bernoulli(fused(scope.key()), 1 - rate, x.shape)
         return jnp.where(kept, x / (1 - rate), jnp.zeros_like(x))
 
     return Module(call, "Dropout", name, describe=lambda _: f"Dropout({rate})")

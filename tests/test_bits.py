@@ -1,0 +1,117 @@
+"""Random bits that XLA fuses: the same as JAX's own, wherever they are drawn."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+import paramtree as pt
+from paramtree import nn
+from paramtree.bits import fused
+
+SHAPES = [(), (1,), (7,), (0, 3), (3, 0), (2, 3, 5), (129, 4), (1, 1, 300)]
+LAWS = {
+    "normal": jax.random.normal,
+    "uniform": jax.random.uniform,
+    "truncated": lambda key, shape: jax.random.truncated_normal(key, -2.0, 2.0, shape),
+    "half": lambda key, shape: jax.random.uniform(key, shape, jnp.float16),
+    "bernoulli": lambda key, shape: jax.random.bernoulli(key, 0.3, shape),
+    "randint": lambda key, shape: jax.random.randint(key, shape, -5, 500),
+    "gamma": lambda key, shape: jax.random.gamma(key, 2.0, shape),
+    "permutation": lambda key, shape: jax.random.permutation(key, jnp.zeros(shape) if len(shape) else 9),
+}
+
+
+def same(one, other):
+    one, other = np.asarray(one), np.asarray(other)
+    return one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "uint32"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_the_bits_are_those_of_jax(shape, dtype):
+    for seed in (0, 1, 2**31 - 1):
+        key = jax.random.key(seed)
+        assert same(jax.random.bits(fused(key), shape, dtype), jax.random.bits(key, shape, dtype))
+
+
+def test_the_bits_of_64_are_those_of_jax():
+    key = jax.random.key(5)
+    with jax.enable_x64():
+        assert same(jax.random.bits(fused(key), (3, 5), "uint64"), jax.random.bits(key, (3, 5), "uint64"))
+        assert same(jax.random.normal(fused(key), (9,), "float64"), jax.random.normal(key, (9,), "float64"))
+
+
+@pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_what_is_made_of_them_is_what_jax_makes(law, shape):
+    key = jax.random.key(3)
+    assert same(law(fused(key), shape), law(key, shape))
+    assert same(jax.jit(law, static_argnums=1)(fused(key), shape), law(key, shape))
+
+
+def test_keys_derived_from_them_are_those_of_jax():
+    key = jax.random.key(7)
+    data = jax.random.key_data
+    assert same(data(jax.random.split(fused(key), 3)), data(jax.random.split(key, 3)))
+    assert same(data(jax.random.fold_in(fused(key), 12)), data(jax.random.fold_in(key, 12)))
+
+
+def test_several_keys_at_once():
+    keys = jax.random.split(jax.random.key(1), 4)
+    draw = jax.vmap(lambda key: jax.random.normal(key, (5, 3)))
+    assert same(draw(fused(keys)), draw(keys))
+    one_by_one = jax.lax.map(lambda key: jax.random.normal(key, (5, 3)), fused(keys))
+    assert same(one_by_one, draw(keys))
+
+
+def test_what_lies_on_several_devices():
+    key = jax.random.key(2)
+    mesh = Mesh(np.array(jax.devices()[:8]).reshape(4, 2), ("a", "b"))
+    draw = jax.jit(
+        lambda key: jax.random.normal(key, (8, 6)),
+        out_shardings=NamedSharding(mesh, PartitionSpec("a", "b")),
+    )
+    assert same(draw(fused(key)), draw(key))
+
+
+def test_a_key_of_the_old_style():
+    key = jax.random.PRNGKey(4)
+    assert same(jax.random.bits(fused(key), (3,)), jax.random.bits(key, (3,)))
+
+
+@pytest.mark.parametrize("kind", ["rbg", "unsafe_rbg"])
+def test_keys_of_other_generators_stay_as_they_are(kind):
+    key = jax.random.key(0, impl=kind)
+    assert fused(key) is key
+
+
+def test_keys_stay_as_they_are_where_bits_depend_on_the_shape():
+    key = jax.random.key(0)
+    with jax.threefry_partitionable(False):
+        assert fused(key) is key
+    assert fused(key) is not key
+
+
+def test_more_elements_than_a_word_can_number():
+    key = fused(jax.random.key(0))
+    last = jax.eval_shape(lambda key: jax.random.bits(key, (2**16, 2**17), "uint8"), key)
+    assert (last.shape, last.dtype) == ((2**16, 2**17), "uint8")
+
+
+def test_drawing_takes_no_memory_but_the_result():
+    shape = (512, 512)
+    program = jax.jit(lambda key: jax.random.normal(key, shape)).lower(fused(jax.random.key(0))).compile()
+    assert program.memory_analysis().temp_size_in_bytes < 1024
+
+
+def test_a_net_is_drawn_with_them(monkeypatch):
+    net = nn.Sequential(nn.Dense(16), nn.Dense(3, weight_init=jax.nn.initializers.he_normal(1, 0)))
+    params = net.init(jax.random.key(0), "1, 8")
+    monkeypatch.setattr("paramtree.draw.fused", lambda keys: keys)
+    jax.clear_caches()
+    plain = net.init(jax.random.key(0), "1, 8")
+    jax.clear_caches()
+    for name, leaf in pt.collect_params(params).items():
+        assert same(leaf, pt.get(plain, name))
