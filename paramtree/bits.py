@@ -61,7 +61,8 @@ def _numbered(shape: tuple[int, ...]) -> Any:
     """Number the elements of an array, the last axis first."""
     strides = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
     places = [
-        lax.broadcasted_iota(jnp.uint32, shape, axis) * np.uint32(stride) for axis, stride in enumerate(strides)
+        lax.broadcasted_iota(jnp.uint32, shape, axis) * np.uint32(stride)
+        for axis, stride in enumerate(strides)
     ]
     return sum(places, jnp.zeros(shape, jnp.uint32))
 
