@@ -16,8 +16,18 @@ from jax import lax
 
 from paramtree.names import untyped_jax
 
+_PLAIN, _FUSED = "threefry2x32", "fused_threefry2x32"  # what JAX calls its generator, and we ours
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = np.uint32(0x1BD11BDA)
+
+
+def is_threefry(keys: jax.Array) -> bool:
+    """Tell whether keys are of JAX's own generator, whose bits are the same for each key in a batch.
+
+    >>> is_threefry(jax.random.key(0)), is_threefry(jax.random.key(0, impl="rbg"))
+    (True, False)
+    """
+    return str(jax.random.key_impl(keys)) in (_PLAIN, _FUSED)
 
 
 def fused(keys: jax.Array) -> jax.Array:
@@ -27,7 +37,7 @@ def fused(keys: jax.Array) -> jax.Array:
     >>> bool(jax.random.bits(fused(key)) == jax.random.bits(key))
     True
     """
-    plain = jax.random.key_impl(keys) == "threefry2x32" and untyped_jax.config.jax_threefry_partitionable
+    plain = jax.random.key_impl(keys) == _PLAIN and untyped_jax.config.jax_threefry_partitionable
     return jax.random.wrap_key_data(jax.random.key_data(keys), impl=_kind()) if plain else keys
 
 
@@ -42,8 +52,8 @@ def _kind() -> Any:
         split=like.split,
         fold_in=like.fold_in,
         random_bits=partial(_bits, like.random_bits),
-        name="threefry2x32_fused",
-        tag="fused",
+        name=_FUSED,
+        tag=_FUSED,
     )
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from jax.core import Tracer
 
 from paramtree import display
-from paramtree.bits import fused
+from paramtree.bits import fused, is_threefry
 from paramtree.errors import (
     HINTED,
     MismatchError,
@@ -161,9 +161,8 @@ def _fold_all(key: jax.Array, hashes: Any) -> jax.Array:
 
 def _for_each(function: Callable[[Any], jax.Array], items: Any, key: jax.Array) -> jax.Array:
     """Map a function over the first axis, so that each result is the same whatever stands beside it."""
-    batched = "threefry" in str(jax.random.key_impl(key))
     # the hardware generators give a batch of keys the bits of its first: these go one by one
-    return untyped_jax.vmap(function)(items) if batched else untyped_jax.lax.map(function, items)
+    return untyped_jax.vmap(function)(items) if is_threefry(key) else untyped_jax.lax.map(function, items)
 
 
 def draw(

@@ -8,7 +8,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import paramtree as pt
 from paramtree import nn
-from paramtree.bits import fused
+from paramtree.bits import fused, is_threefry
 
 SHAPES = [(), (1,), (7,), (0, 3), (3, 0), (2, 3, 5), (129, 4), (1, 1, 300)]
 LAWS = {
@@ -104,6 +104,14 @@ def test_drawing_takes_no_memory_but_the_result():
     shape = (512, 512)
     program = jax.jit(lambda key: jax.random.normal(key, shape)).lower(fused(jax.random.key(0))).compile()
     assert program.memory_analysis().temp_size_in_bytes < 1024
+
+
+def test_a_batch_of_keys_is_drawn_side_by_side():
+    assert is_threefry(jax.random.key(0))
+    assert is_threefry(fused(jax.random.key(0)))
+    assert not is_threefry(jax.random.key(0, impl="rbg"))
+    net = nn.Sequential(nn.Dense(8), nn.Dense(8), nn.Dense(8))
+    assert "scan" not in str(jax.make_jaxpr(lambda key: net.init(key, "1, 8"))(jax.random.key(0)))
 
 
 def test_a_net_is_drawn_with_them(monkeypatch):
