@@ -46,6 +46,7 @@ NEEDS_VALUES = (
 )
 
 _JAX_INITIALISERS = {jax.nn.initializers.zeros.__module__, jax.nn.initializers.normal().__module__}
+_FEW = 8  # values drawn together, for which it takes longer to compile the loop of JAX's own bits
 _UNSET: Any = object()
 _NOT_AS_ASKED = "these initialisers did not give what was asked:"
 
@@ -278,7 +279,7 @@ def _draw_stack(
     initialiser: Any, shape: tuple[int, ...], dtype: Any, lead: tuple[int, ...], impl: Any, keys: Any
 ) -> jax.Array:
     """Draw one parameter, all of its repetitions, from the data of their keys."""
-    values = _draw_many(initialiser, shape, dtype, jax.random.wrap_key_data(keys, impl=impl))
+    values = _draw_many(initialiser, shape, dtype, fused(jax.random.wrap_key_data(keys, impl=impl)))
     if values.shape[1:] != shape or values.dtype != dtype:
         return values[0]  # as it is: who asked for it says what is wrong
     return jax.lax.convert_element_type(values.reshape(*lead, *shape), dtype)
@@ -373,6 +374,8 @@ def _draw_alike(
 ) -> dict[str, jax.Array]:
     names = {name: repetition_names(name, spec.repeats) for name, spec in members.items()}
     keys = _fold_all(key, _hashes(tuple(chain.from_iterable(names.values()))))
+    # XLA compiles fused bits anew for each value that is taken out of the group
+    keys = fused(keys) if keys.size <= _FEW else keys
     values = _named_errors(list(members), lambda: _draw_many(*group, keys))
     ends = accumulate(map(len, names.values()))
     return {
@@ -383,7 +386,6 @@ def _draw_alike(
 
 @partial(untyped_jax.jit, static_argnums=(0, 1, 2))
 def _draw_many(initialiser: Initializer, shape: tuple[int, ...], dtype: Any, keys: jax.Array) -> jax.Array:
-    keys = fused(keys)
     return _for_each(lambda key: initialiser(key, shape, dtype), keys, keys)
 
 
