@@ -23,6 +23,10 @@ _TITLES = {
     "equinox": "Equinox",
     "penzai": "penzai",
 }
+_SLOW = {  # half a minute each, or more; the smaller MLP shows them
+    ("MLP", 400): ("by_hand", "nnx", "equinox", "penzai"),
+    ("Transformer", 48): ("nnx", "equinox"),
+}
 _ABSENT = 3  # the exit code of a library that is not installed, or lacks the network
 
 
@@ -31,9 +35,9 @@ def init_job(network, depth, way):
     found = {}
     if way == "jit":
         found["net.init(..., shardings=)"] = _in_fresh_process("paramtree", network, depth, "placed")
-    slow = ("by_hand", "equinox", "penzai") if way == "jit" and network == "MLP" and depth > 100 else ()
+    slow = _SLOW.get((network, depth), ()) if way == "jit" else ()
     for library, title in _TITLES.items():
-        if library in slow:  # half a minute each, or more: the smaller MLP and the Transformer show them
+        if library in slow:
             continue
         if seconds := _in_fresh_process(library, network, depth, way):
             found["jax.jit(net.init)" if (library, way) == ("paramtree", "jit") else title] = seconds

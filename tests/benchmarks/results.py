@@ -15,6 +15,7 @@ _PACKAGES = {
     "jax": "jax", "flax": "flax", "dm-haiku": "haiku", "equinox": "equinox", "optax": "optax",
     "safetensors": "safetensors", "orbax-checkpoint": "orbax",
 }  # fmt: skip
+_LEAST = 0.01  # a ratio below it has no bar
 _MARKS = ("<!-- benchmarks -->\n", "<!-- end of benchmarks -->\n")
 
 
@@ -56,7 +57,9 @@ def amount_text(amount, unit="s"):
 
 def is_ours(way):
     """Tell whether a way to do a job is paramtree's."""
-    return way.startswith(("pt.", "net.", "paramtree", "jax.jit(net", "nn.", "with ties"))
+    return way.startswith(
+        ("pt.", "net.", "paramtree", "jax.jit(net", "nn.", "with ties", "import jax, paramtree")
+    )
 
 
 def readme_table(results):
@@ -134,10 +137,11 @@ def draw(results, path):
     )
     _bars(upper.add_subplot(), jobs)
     if families:
-        axes = lower.subplots(math.ceil(len(families) / 3), 3, squeeze=False).flat
+        lower.suptitle("seconds over size, with the fitted exponents", fontsize=8)
+        axes = list(lower.subplots(math.ceil(len(families) / 3), 3, squeeze=False).flat)
         for axis, family in zip(axes, families, strict=False):
             _lines(axis, family, results)
-        for axis in list(axes)[len(families) :]:
+        for axis in axes[len(families) :]:
             axis.set_visible(False)
     figure.savefig(path, dpi=110)
 
@@ -146,30 +150,33 @@ def _bars(axis, jobs):
     place, labels = 0, []
     for name, ways in jobs.items():
         yardstick = next(iter(ways.values()))
-        axis.text(0.011, place, name, fontsize=6.5, fontweight="bold", va="center")
+        axis.text(_LEAST * 1.1, place, name, fontsize=6.5, fontweight="bold", va="center")
         for way, seconds in ways.items():
             place += 1
             color = "#0072b2" if is_ours(way) else "#bbbbbb"
-            axis.barh(place, seconds / yardstick, left=0, color=color, height=0.8)
-            axis.text(
-                seconds / yardstick * 1.03, place, f"{seconds / yardstick:.2f}", fontsize=5.5, va="center"
-            )
+            ratio = seconds / yardstick
+            axis.barh(place, ratio, left=0, color=color, height=0.8)
+            axis.text(max(ratio, _LEAST) * 1.03, place, f"{ratio:.3g}", fontsize=5.5, va="center")
             labels.append((place, way))
         place += 2
     axis.set_xscale("log")
-    axis.set_xlim(0.01, 1000)
+    axis.set_xlim(_LEAST, 1000)
     axis.set_ylim(place, -1)
     axis.axvline(1, color="black", linewidth=0.5)
     axis.set_yticks([each for each, _ in labels], [way for _, way in labels], fontsize=5.5)
-    axis.set_xlabel("time over that of the first row of the job; paramtree in blue", fontsize=7)
+    axis.set_xlabel("time, or memory, over that of the first row of the job; paramtree in blue", fontsize=7)
 
 
 def _lines(axis, family, results):
+    from matplotlib.ticker import NullFormatter
+
     for (each, way), (exponent, points) in growth(results).items():
         if each == family:
             sizes, times = zip(*points, strict=True)
             axis.plot(sizes, times, marker="o", markersize=2.5, linewidth=1, label=f"{way}: {exponent:.2f}")
     axis.set(xscale="log", yscale="log")
-    axis.set_title(f"{family}: seconds over size, fitted exponents", fontsize=7)
+    for each in (axis.xaxis, axis.yaxis):
+        each.set_minor_formatter(NullFormatter())
+    axis.set_title(family, fontsize=7)
     axis.tick_params(labelsize=6)
     axis.legend(fontsize=4.5)
