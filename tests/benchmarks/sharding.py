@@ -132,7 +132,7 @@ def init_job():
         found = [[float(text) for text in run.result().split()] for run in runs]
     seconds, first, _, again = (max(column) for column in zip(*found, strict=True))
     print(
-        f"  at most {first:.0f} MiB in a process, what is compiled included, and {again:.1f} the second time; "
+        f"  at most {first:.0f} MiB in a process, what is compiled included; {again:.1f} the second time; "
         "its share is 512, of a leaf 8"
     )
     return {"net.init(..., shardings=)": seconds}
