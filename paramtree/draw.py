@@ -46,7 +46,7 @@ NEEDS_VALUES = (
 )
 
 _JAX_INITIALISERS = {jax.nn.initializers.zeros.__module__, jax.nn.initializers.normal().__module__}
-_FEW = 8  # values drawn together, for which it takes longer to compile the loop of JAX's own bits
+_FEW = 8  # parameters drawn together, for which it takes longer to compile the loop of JAX's own bits
 _UNSET: Any = object()
 _NOT_AS_ASKED = "these initialisers did not give what was asked:"
 
@@ -375,7 +375,7 @@ def _draw_alike(
     names = {name: repetition_names(name, spec.repeats) for name, spec in members.items()}
     keys = _fold_all(key, _hashes(tuple(chain.from_iterable(names.values()))))
     # XLA compiles fused bits anew for each value that is taken out of the group
-    keys = fused(keys) if keys.size <= _FEW else keys
+    keys = fused(keys) if len(members) <= _FEW else keys
     values = _named_errors(list(members), lambda: _draw_many(*group, keys))
     ends = accumulate(map(len, names.values()))
     return {
