@@ -46,6 +46,7 @@ NEEDS_VALUES = (
 )
 
 _JAX_INITIALISERS = {jax.nn.initializers.zeros.__module__, jax.nn.initializers.normal().__module__}
+_KNOWN = {*_JAX_INITIALISERS, Initializer.__module__}
 _FEW = 8  # parameters drawn together, for which it takes longer to compile the loop of JAX's own bits
 _UNSET: Any = object()
 _NOT_AS_ASKED = "these initialisers did not give what was asked:"
@@ -279,7 +280,8 @@ def _draw_stack(
     initialiser: Any, shape: tuple[int, ...], dtype: Any, lead: tuple[int, ...], impl: Any, keys: Any
 ) -> jax.Array:
     """Draw one parameter, all of its repetitions, from the data of their keys."""
-    values = _draw_many(initialiser, shape, dtype, fused(jax.random.wrap_key_data(keys, impl=impl)))
+    wrapped = jax.random.wrap_key_data(keys, impl=impl)
+    values = _draw_many(initialiser, shape, dtype, fused(wrapped) if _is_known(initialiser) else wrapped)
     if values.shape[1:] != shape or values.dtype != dtype:
         return values[0]  # as it is: who asked for it says what is wrong
     return jax.lax.convert_element_type(values.reshape(*lead, *shape), dtype)
@@ -331,6 +333,11 @@ def _draws_in_groups(initialiser: Any) -> bool:
     return isinstance(initialiser, Initializer) and not takes_name(initialiser)
 
 
+def _is_known(initialiser: Any) -> bool:
+    """Tell whether an initialiser is ours or JAX's: a user's may round otherwise where its bits are fused."""
+    return isinstance(initialiser, _Law) or getattr(initialiser, "__module__", "") in _KNOWN
+
+
 class _Law:
     """An initialiser of JAX, which is a closure made anew at each call, compared by its code and settings."""
 
@@ -375,7 +382,7 @@ def _draw_alike(
     names = {name: repetition_names(name, spec.repeats) for name, spec in members.items()}
     keys = _fold_all(key, _hashes(tuple(chain.from_iterable(names.values()))))
     # XLA compiles fused bits anew for each value that is taken out of the group
-    keys = fused(keys) if len(members) <= _FEW else keys
+    keys = fused(keys) if len(members) <= _FEW and _is_known(group[0]) else keys
     values = _named_errors(list(members), lambda: _draw_many(*group, keys))
     ends = accumulate(map(len, names.values()))
     return {

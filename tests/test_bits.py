@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import paramtree as pt
-from paramtree import nn
+from paramtree import init, nn
 from paramtree.bits import fused, is_threefry
 
 SHAPES = [(), (1,), (7,), (0, 3), (3, 0), (2, 3, 5), (129, 4), (1, 1, 300)]
@@ -112,6 +112,21 @@ def test_a_batch_of_keys_is_drawn_side_by_side():
     assert not is_threefry(jax.random.key(0, impl="rbg"))
     net = nn.Sequential(nn.Dense(8), nn.Dense(8), nn.Dense(8))
     assert "scan" not in str(jax.make_jaxpr(lambda key: net.init(key, "1, 8"))(jax.random.key(0)))
+
+
+class Beta(init.Initializer):
+    """One whose numbers XLA rounds otherwise where it fuses the bits."""
+
+    def __call__(self, key, shape, dtype="float32"):
+        return jax.random.beta(key, 2.0, 3.0, shape, dtype)
+
+
+@pytest.mark.parametrize("count", [1, 11])
+def test_a_users_initialiser_is_given_jaxs_own_bits(count):
+    net = nn.Sequential(*(nn.Dense(16, weight_init=Beta()) for _ in range(count)))
+    eager, jitted = (make(jax.random.key(3), jnp.ones((1, 16))) for make in (net.init, jax.jit(net.init)))
+    for name, leaf in pt.collect_params(eager).items():
+        assert same(leaf, pt.get(jitted, name))
 
 
 def test_a_net_is_drawn_with_them(monkeypatch):
