@@ -7,7 +7,6 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from importlib import import_module
 
-from paramtree.commands import terminal
 from paramtree.commands.command import Command
 from paramtree.commands.convert import CONVERT
 from paramtree.commands.diff import DIFF
@@ -17,6 +16,7 @@ from paramtree.commands.stats import STATS
 from paramtree.commands.tour import TOUR
 from paramtree.commands.wording import in_options
 from paramtree.errors import NoMatchError, ParamTreeError, did_you_mean
+from paramtree.letters import printable
 
 _COMMANDS: dict[str, Command] = {each.name: each for each in (SHOW, STATS, DIFF, PLAN, CONVERT, TOUR)}
 _TROUBLE = 2
@@ -29,6 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: what was typed after `paramtree`; the arguments of this process, if left out.
     """
+    if sys.stdout is None:  # as Python has it where the shell closed it
+        return _tell("the standard output is closed.", _TROUBLE)
     try:
         options = _parse(arguments)
         return _run(_COMMANDS[options.command], options)
@@ -91,7 +93,7 @@ def _run(command: Command, options: Namespace) -> int:
 
 def _tell(text: str, code: int = 0) -> int:
     """Print a message on the standard error, and give the code back."""
-    lines = map(terminal.printable, f"paramtree: {text}".split("\n"))
+    lines = map(printable, f"paramtree: {text}".split("\n"))
     print("\n".join(lines), file=sys.stderr)
     return code
 

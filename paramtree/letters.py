@@ -55,6 +55,7 @@ def _fitting(letters: Iterable[str], room: int) -> str:
 def _width(letter: str) -> int:
     import unicodedata  # few texts need it, and all would wait for it
 
-    if unicodedata.category(letter) in ("Mn", "Me", "Cf"):
+    part_of_syllable = "\u1160" <= letter <= "\u11ff"  # of Hangul, as file systems take it apart
+    if part_of_syllable or unicodedata.category(letter) in ("Mn", "Me", "Cf"):
         return 0
     return 2 if unicodedata.east_asian_width(letter) in "WF" else 1

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -794,6 +795,15 @@ def test_a_closed_pipe_is_quiet_and_keeps_the_exit_code(command, code):
         process.stdout.close()
         assert process.stderr.read() == ""
     assert process.returncode == code
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a POSIX shell")
+def test_an_output_that_is_closed_is_told():
+    saved({"x": np.ones(1)}, "a.npz")
+    line = f"{shlex.join([sys.executable, *COMMAND, 'show', 'a.npz'])} >&-"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(line, shell=True, stderr=subprocess.PIPE, text=True, env=environment)
+    assert (done.returncode, done.stderr) == (2, "paramtree: the standard output is closed.\n")
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")

@@ -298,9 +298,12 @@ def test_very_many_names_are_paired_without_comparing_all_with_all():
     assert pair_names(a, b) == {f"old/layer{i}/w": f"new/layer{i}/w" for i in range(count)}
     # nothing tells these apart: in their order, where as many stand on both sides
     a = {f"{chr(97 + i % 26) * (i // 26 + 1)}/weight": Candidate(()) for i in range(600)}
-    b = {f"{name}s": kind for name, kind in a.items()}
-    assert pair_names(a, b) == {name: f"{name}s" for name in a}
+    b = {name.upper(): kind for name, kind in a.items()}
+    assert pair_names(a, b) == {name: name.upper() for name in a}
     assert pair_names(a, dict(list(b.items())[1:])) == {}
+    # but for the block they lie in
+    b = {f"{name}s": kind for name, kind in a.items()}
+    assert pair_names(a, dict(list(b.items())[1:])) == {name: f"{name}s" for name in list(a)[1:]}
 
 
 # --- select -------------------------------------------------------------------------------------------------
@@ -749,3 +752,10 @@ def test_plain_values_for_programs():
         }
     ]
     assert isinstance(found, Diff)
+
+
+def test_one_name_of_a_block_that_became_another():
+    values = np.arange(12.0, dtype=np.float32).reshape(3, 4)
+    bias = np.ones(4, np.float32)
+    found = diff({"enc": {"weight": values, "bias": bias}}, {"enc": {"kernel": values + 1, "bias": bias}})
+    assert found.renamed == {"enc/weight": "enc/kernel"}

@@ -1,5 +1,7 @@
 """Tables whose names have letters that are two columns wide, or none."""
 
+import unicodedata
+
 import pytest
 
 pytest.importorskip("hypothesis")
@@ -46,3 +48,7 @@ def test_the_table_of_statistics_lines_up():
     _, _, *lines = pt.stats(params).to_text(100).split("\n")
     starts = [text_width(line[: line.index("float32")]) for line in lines]
     assert starts == [14, 14]
+
+
+def test_a_syllable_that_is_taken_apart_is_as_wide_as_the_whole():
+    assert text_width(unicodedata.normalize("NFD", "한글")) == text_width("한글") == 4

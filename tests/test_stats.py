@@ -254,6 +254,17 @@ def test_arrays_on_several_devices():
     assert found["last"].mean == float(values[0, 0, 0])
 
 
+@pytest.mark.parametrize("how", [(), ("x",), (None, "x")])
+def test_one_large_number_among_many_on_several_devices(how):
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:8]), ("x",))
+    values = np.random.default_rng(0).random((1 << 15, 16)).astype(np.float32)
+    values[7, 3] = 1000.0
+    placed = jax.device_put(values, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*how)))
+    found, wanted = stats({"w": placed})["w"].values, values.astype(np.float64)
+    assert abs(found.mean - wanted.mean()) < 1e-5 * wanted.std()
+    assert abs(found.std - wanted.std()) < 1e-5 * wanted.std()
+
+
 def test_one_program_and_one_transfer(monkeypatch):
     tree = {
         f"block{at}": {"weight": jnp.ones((at, 3)), "bias": jnp.ones(3, "bfloat16")} for at in range(1, 40)

@@ -483,3 +483,16 @@ def test_the_dict_holds_all_of_it():
         "output": "", "parameters": 1,
     }  # fmt: skip
     assert len(summary(PARAMS)) == 11
+
+
+def test_initialisers_of_jax_are_called_by_what_made_them():
+    def make():
+        def my_init(key, shape, dtype):
+            return jnp.zeros(shape, dtype)
+
+        return my_init
+
+    initialisers = {"he": jax.nn.initializers.he_normal(), "zeros": jax.nn.initializers.zeros, "own": make()}
+    tree = {name: pt.ParamSpec((2, 3), jnp.dtype("float32"), each) for name, each in initialisers.items()}
+    found = {row.name: row.init for row in summary(tree).rows}
+    assert found == {"he": "variance_scaling", "zeros": "zeros", "own": "my_init"}

@@ -26,12 +26,6 @@ class Candidate(NamedTuple):
 Key = Callable[[Candidate], Hashable]
 Trait = Callable[[str], Hashable]
 
-_STAGES: tuple[tuple[Key, float], ...] = (  # what both must share, and how alike their names must be then
-    (lambda each: each if each.telling else None, 0.0),
-    (lambda each: each if each.mark is not None else None, _ALIKE),
-    (lambda each: each.kind, _ALIKE),
-)
-
 
 def _numbers(name: str) -> Hashable:
     return tuple(re.findall(r"\d+", name))
@@ -41,11 +35,22 @@ def _last_key(name: str) -> str:
     return re.split(r"[/.]", name)[-1]
 
 
+def _block(name: str) -> str:
+    return name[: len(name) - len(_last_key(name))]
+
+
 _TRAITS: tuple[Trait, ...] = (
     lambda name: (_numbers(name), _last_key(name)),
     _numbers,
     _last_key,
     bool,  # any name may be paired with any other
+)
+# what both must share, how alike their names must be then, and what the names must have in common
+_STAGES: tuple[tuple[Key, float, tuple[Trait, ...]], ...] = (
+    (lambda each: each if each.telling else None, 0.0, _TRAITS),
+    (lambda each: each if each.mark is not None else None, _ALIKE, _TRAITS),
+    (lambda each: each.kind, _ALIKE, _TRAITS),
+    (lambda each: each.kind, 0.0, (_block,)),  # of one block: `weight` may have become `kernel`
 )
 
 
@@ -63,8 +68,8 @@ def pair_names(a: Mapping[str, Candidate], b: Mapping[str, Candidate]) -> dict[s
     found: dict[str, str] = {}
     taken: set[str] = set()
     budget = _COMPARED
-    for key, least in _STAGES:
-        for trait in _TRAITS:
+    for key, least, traits in _STAGES:
+        for trait in traits:
             left, right = _grouped(a, found, key, trait), _grouped(b, taken, key, trait)
             for shared, some in left.items():
                 others = right.get(shared, [])

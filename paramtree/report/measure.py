@@ -160,8 +160,13 @@ def _measure(laid: Any, valid: Any, axis: int, join: _Join) -> Measured:
         parts = whole >> 4, whole & 15
     else:  # 32 bits may not hold the count of all
         parts = join.add(each >> 4), join.add(each & 15)
+    centre = of_rows[-1]
+    if laid.shape[axis] != ROW:  # many are far from the middle of a long line that holds one large number
+        total = jnp.where(inside, seen.number * scales, 0).sum(axis)
+        centre = total / jnp.maximum(count, 1).astype(total.dtype)
+        centres = jnp.expand_dims(centre, axis)
     off = jnp.where(inside, seen.number * scales - centres, 0)
-    mean, spread = _moments(off, of_rows[-1], count, axis, join)
+    mean, spread = _moments(off, centre, count, axis, join)
     return Measured(least, most, parts, scale, mean, spread)
 
 
@@ -235,8 +240,8 @@ def _packed_counts(place: Any, axis: int) -> list[Any]:
 def _moments(off: Any, centre: Any, count: Any, axis: int, join: _Join) -> tuple[Any, Any]:
     """Give the mean, and the sum of the squared distances from it.
 
-    The distances `off` are taken from the middle of what the row holds: so the squares that are subtracted
-    are never much larger than what remains, whatever the values in this row or in others.
+    The distances `off` are taken from the middle of what the row holds, or its mean: so the squares that are
+    subtracted are never much larger than what remains, whatever the values in this row or in others.
     """
     parts = _parts(off, axis)
     total, squares = _row_sums((sum(parts), sum(part * part for part in parts)), axis)
@@ -254,7 +259,7 @@ def _moments(off: Any, centre: Any, count: Any, axis: int, join: _Join) -> tuple
 
 def _row_sums(arrays: Sequence[Any], axis: int) -> Sequence[Any]:
     if arrays[0].shape[axis] != _LANES:
-        return _reduce(arrays, (0, 0), (lax.add, lax.add), axis)
+        return [each.sum(axis) for each in arrays]  # part by part, where one loop for both adds one by one
     # by a product, in which a CPU may add in any order, and so several at once
     ones = jnp.ones(_LANES, arrays[0].dtype)
     parts = lax.optimization_barrier(arrays)

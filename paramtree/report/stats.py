@@ -167,7 +167,8 @@ def stats(params: Any, /, grads: Any = None, *, select: Select | None = None) ->
     arrays, at most 2 Mi elements of copies at a time, and one for each shape of those from 1 Mi elements up,
     which are not copied. Values are summed up in float32, or float64 for a dtype as wide: mean, standard
     deviation and RMS are right to 1e-5 of the RMS, the rest exactly, where a value within 1e-6 of the range
-    from an edge of the histogram may count on its other side. Subnormal numbers are zero in sums.
+    from an edge of the histogram may count on its other side. Whole numbers are summed up as floats of that
+    width, which tell no two apart whose difference is too small. Subnormal numbers are zero in sums.
 
     Args:
         params: any tree of parameters; a tied one is seen once, where it lives.

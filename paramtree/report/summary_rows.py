@@ -85,7 +85,9 @@ def parameter_row(name: str, leaf: Any, fixed: str = "", norm: float | None = No
 
 
 def _init_text(init: Any) -> str:
-    return "default" if init is None else getattr(init, "__name__", "") or repr(init)
+    # JAX's own are all called `init`, after what made them
+    made_by, _, name = getattr(init, "__qualname__", "").rpartition(".<locals>.")
+    return "default" if init is None else (made_by if name == "init" else name) or repr(init)
 
 
 def _spread(leaf: Any, shape: tuple[Any, ...]) -> tuple[str, tuple[int, ...] | None]:
