@@ -524,3 +524,8 @@ def test_numbers_are_read_without_loss():
     assert kind(jnp.ones(1, "bfloat16")) == kind(np.int16(3)) == kind(jnp.ones(1, "float16")) == np.float32
     assert kind(np.int32(3)) == kind(np.float64(3)) == kind(3) == np.float64
     assert plot_data.real_numbers(np.array([2**24 + 1])).tolist() == [2**24 + 1]
+
+
+def test_singular_values_larger_than_the_largest_number_of_their_dtype():
+    figure = pt.plot({"large": jnp.full((2, 2), 3e38), "usual": jnp.eye(3)}, kind="spectrum")
+    assert len(figure.axes) == 2

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 _MOST = 200  # panels of one picture
 _FEW = 24  # singular values that are drawn as points
 _DECADES = 1e-8  # of the largest: what is smaller is zero but for rounding
+_LARGEST = 1e300  # above which an axis has no end
 _WORDS = 0.32  # inches above a panel
 _LEFT = 0.75  # inches of the numbers at the left
 
@@ -111,9 +112,11 @@ def spectrum_of(item: Item) -> Spectrum:
     if strange:
         return Spectrum(item.name, none, tiles.text, f"{strange}: none")
     matrices = as_matrices(tiles)
-    found = np.linalg.svd(matrices, compute_uv=False)
+    scale = np.abs(matrices).max()  # whose singular values are larger than the largest number
+    found = np.linalg.svd(matrices / scale if scale else matrices, compute_uv=False)
     least = found[:, :1] * max(matrices.shape[1:]) * np.finfo(found.dtype).eps
     rank, full = int((found > least).sum(1).min()), found.shape[1]
+    found = np.minimum(found.astype(np.float64) * float(scale or 1), _LARGEST)
     return Spectrum(item.name, found, tiles.text, f"rank {rank} of {full}" if rank < full else "")
 
 
