@@ -36,7 +36,7 @@ def _last_key(name: str) -> str:
 
 
 def _block(name: str) -> str:
-    return name[: len(name) - len(_last_key(name))]
+    return name[: len(name) - len(_last_key(name))] or name  # what lies in no block shares none
 
 
 _TRAITS: tuple[Trait, ...] = (
