@@ -281,7 +281,7 @@ def _draw_stack(
 ) -> jax.Array:
     """Draw one parameter, all of its repetitions, from the data of their keys."""
     wrapped = jax.random.wrap_key_data(keys, impl=impl)
-    values = _draw_many(initialiser, shape, dtype, fused(wrapped) if _is_known(initialiser) else wrapped)
+    values = _draw_many(initialiser, shape, dtype, _fused_for(initialiser, wrapped))
     if values.shape[1:] != shape or values.dtype != dtype:
         return values[0]  # as it is: who asked for it says what is wrong
     return jax.lax.convert_element_type(values.reshape(*lead, *shape), dtype)
@@ -333,9 +333,10 @@ def _draws_in_groups(initialiser: Any) -> bool:
     return isinstance(initialiser, Initializer) and not takes_name(initialiser)
 
 
-def _is_known(initialiser: Any) -> bool:
-    """Tell whether an initialiser is ours or JAX's: a user's may round otherwise where its bits are fused."""
-    return isinstance(initialiser, _Law) or getattr(initialiser, "__module__", "") in _KNOWN
+def _fused_for(initialiser: Any, keys: jax.Array) -> jax.Array:
+    """Fuse the bits of keys for what is ours or JAX's: a user's initialiser may round otherwise with them."""
+    known = isinstance(initialiser, _Law) or getattr(initialiser, "__module__", "") in _KNOWN
+    return fused(keys) if known else keys
 
 
 class _Law:
@@ -382,7 +383,7 @@ def _draw_alike(
     names = {name: repetition_names(name, spec.repeats) for name, spec in members.items()}
     keys = _fold_all(key, _hashes(tuple(chain.from_iterable(names.values()))))
     # XLA compiles fused bits anew for each value that is taken out of the group
-    keys = fused(keys) if len(members) <= _FEW and _is_known(group[0]) else keys
+    keys = _fused_for(group[0], keys) if len(members) <= _FEW else keys
     values = _named_errors(list(members), lambda: _draw_many(*group, keys))
     ends = accumulate(map(len, names.values()))
     return {

@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from sameness import same_leaf, same_tree
 
-import paramtree as pt
 from paramtree import init, nn
 from paramtree.bits import fused, is_threefry
+from paramtree.draw import _program
 
 SHAPES = [(), (1,), (7,), (0, 3), (3, 0), (2, 3, 5), (129, 4), (1, 1, 300)]
 LAWS = {
@@ -23,47 +24,46 @@ LAWS = {
 }
 
 
-def same(one, other):
-    one, other = np.asarray(one), np.asarray(other)
-    return one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
-
-
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "uint32"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_the_bits_are_those_of_jax(shape, dtype):
     for seed in (0, 1, 2**31 - 1):
         key = jax.random.key(seed)
-        assert same(jax.random.bits(fused(key), shape, dtype), jax.random.bits(key, shape, dtype))
+        assert same_leaf(jax.random.bits(fused(key), shape, dtype), jax.random.bits(key, shape, dtype))
 
 
 def test_the_bits_of_64_are_those_of_jax():
     key = jax.random.key(5)
     with jax.enable_x64():
-        assert same(jax.random.bits(fused(key), (3, 5), "uint64"), jax.random.bits(key, (3, 5), "uint64"))
-        assert same(jax.random.normal(fused(key), (9,), "float64"), jax.random.normal(key, (9,), "float64"))
+        assert same_leaf(
+            jax.random.bits(fused(key), (3, 5), "uint64"), jax.random.bits(key, (3, 5), "uint64")
+        )
+        assert same_leaf(
+            jax.random.normal(fused(key), (9,), "float64"), jax.random.normal(key, (9,), "float64")
+        )
 
 
 @pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_what_is_made_of_them_is_what_jax_makes(law, shape):
     key = jax.random.key(3)
-    assert same(law(fused(key), shape), law(key, shape))
-    assert same(jax.jit(law, static_argnums=1)(fused(key), shape), law(key, shape))
+    assert same_leaf(law(fused(key), shape), law(key, shape))
+    assert same_leaf(jax.jit(law, static_argnums=1)(fused(key), shape), law(key, shape))
 
 
 def test_keys_derived_from_them_are_those_of_jax():
     key = jax.random.key(7)
     data = jax.random.key_data
-    assert same(data(jax.random.split(fused(key), 3)), data(jax.random.split(key, 3)))
-    assert same(data(jax.random.fold_in(fused(key), 12)), data(jax.random.fold_in(key, 12)))
+    assert same_leaf(data(jax.random.split(fused(key), 3)), data(jax.random.split(key, 3)))
+    assert same_leaf(data(jax.random.fold_in(fused(key), 12)), data(jax.random.fold_in(key, 12)))
 
 
 def test_several_keys_at_once():
     keys = jax.random.split(jax.random.key(1), 4)
     draw = jax.vmap(lambda key: jax.random.normal(key, (5, 3)))
-    assert same(draw(fused(keys)), draw(keys))
+    assert same_leaf(draw(fused(keys)), draw(keys))
     one_by_one = jax.lax.map(lambda key: jax.random.normal(key, (5, 3)), fused(keys))
-    assert same(one_by_one, draw(keys))
+    assert same_leaf(one_by_one, draw(keys))
 
 
 def test_what_lies_on_several_devices():
@@ -73,12 +73,12 @@ def test_what_lies_on_several_devices():
         lambda key: jax.random.normal(key, (8, 6)),
         out_shardings=NamedSharding(mesh, PartitionSpec("a", "b")),
     )
-    assert same(draw(fused(key)), draw(key))
+    assert same_leaf(draw(fused(key)), draw(key))
 
 
 def test_a_key_of_the_old_style():
     key = jax.random.PRNGKey(4)
-    assert same(jax.random.bits(fused(key), (3,)), jax.random.bits(key, (3,)))
+    assert same_leaf(jax.random.bits(fused(key), (3,)), jax.random.bits(key, (3,)))
 
 
 @pytest.mark.parametrize("kind", ["rbg", "unsafe_rbg"])
@@ -106,6 +106,14 @@ def test_drawing_takes_no_memory_but_the_result():
     assert program.memory_analysis().temp_size_in_bytes < 1024
 
 
+@pytest.mark.parametrize("initialiser", [init.Normal(), init.Xavier(), jax.nn.initializers.he_normal()])
+def test_a_parameter_is_drawn_in_no_memory_but_its_own(initialiser):
+    keys = jax.random.key_data(jax.random.split(jax.random.key(0), 1))
+    asked = initialiser, (512, 512), jnp.dtype("float32"), (), "threefry2x32"
+    program = _program(None).lower(*asked, keys).compile()
+    assert program.memory_analysis().temp_size_in_bytes < 4096
+
+
 def test_a_batch_of_keys_is_drawn_side_by_side():
     assert is_threefry(jax.random.key(0))
     assert is_threefry(fused(jax.random.key(0)))
@@ -125,8 +133,7 @@ class Beta(init.Initializer):
 def test_a_users_initialiser_is_given_jaxs_own_bits(count):
     net = nn.Sequential(*(nn.Dense(16, weight_init=Beta()) for _ in range(count)))
     eager, jitted = (make(jax.random.key(3), jnp.ones((1, 16))) for make in (net.init, jax.jit(net.init)))
-    for name, leaf in pt.collect_params(eager).items():
-        assert same(leaf, pt.get(jitted, name))
+    assert same_tree(eager, jitted)
 
 
 def test_a_net_is_drawn_with_them(monkeypatch):
@@ -136,5 +143,4 @@ def test_a_net_is_drawn_with_them(monkeypatch):
     jax.clear_caches()
     plain = net.init(jax.random.key(0), "1, 8")
     jax.clear_caches()
-    for name, leaf in pt.collect_params(params).items():
-        assert same(leaf, pt.get(plain, name))
+    assert same_tree(params, plain)

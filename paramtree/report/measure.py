@@ -56,7 +56,7 @@ class Measured(NamedTuple):
     def unpack(cls, packed: Array) -> "Measured":
         """Read on the host what was packed."""
         least, most = packed[:2]
-        scale, mean, spread = packed[2:5].view(np.float32 if packed.itemsize == 4 else np.float64)
+        scale, mean, spread = packed[2:5].view(width_of(packed.dtype).real)
         many, rest = np.split(packed[5:], 2)
         return cls(least, most, (many, rest), scale, mean, spread)
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from paramtree.errors import ParamTreeError
+from paramtree.letters import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -143,7 +144,7 @@ def elided(text: str, most: int) -> str:
     >>> elided("encoder/layer12/attention/query/weight", 20)
     'encoder/la…ry/weight'
     """
-    text = text if text.isprintable() else repr(text)[1:-1]
+    text = printable(text)
     if len(text) <= most:
         return text
     right = max((most - 1) // 2, 0)

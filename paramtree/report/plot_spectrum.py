@@ -112,7 +112,7 @@ def spectrum_of(item: Item) -> Spectrum:
     if strange:
         return Spectrum(item.name, none, tiles.text, f"{strange}: none")
     matrices = as_matrices(tiles)
-    scale = np.abs(matrices).max()  # whose singular values are larger than the largest number
+    scale = np.abs(matrices).max()  # of numbers near the largest, singular values have no place in the dtype
     found = np.linalg.svd(matrices / scale if scale else matrices, compute_uv=False)
     least = found[:, :1] * max(matrices.shape[1:]) * np.finfo(found.dtype).eps
     rank, full = int((found > least).sum(1).min()), found.shape[1]
@@ -122,7 +122,7 @@ def spectrum_of(item: Item) -> Spectrum:
 
 def _limits(spectra: list[Spectrum]) -> tuple[float, float]:
     """Give the ends of the axis of singular values: all there are, but for what is zero by rounding."""
-    values = np.concatenate([spectrum.values.reshape(-1) for spectrum in spectra]).astype(np.float64)
+    values = np.concatenate([spectrum.values.reshape(-1) for spectrum in spectra])
     largest = float(values.max(initial=0.0)) or 1.0
     shown = values[values > largest * _DECADES]
     return float(shown.min(initial=largest / 10)) / 1.5, largest * 1.5
