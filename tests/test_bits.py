@@ -114,6 +114,12 @@ def test_a_parameter_is_drawn_in_no_memory_but_its_own(initialiser):
     assert program.memory_analysis().temp_size_in_bytes < 4096
 
 
+def test_dropping_out_takes_no_memory_but_the_result():
+    drop = jax.jit(lambda x, key: nn.Dropout(0.5).apply({}, x, train=True, key=key))
+    program = drop.lower(jnp.ones((512, 512)), jax.random.key(0)).compile()
+    assert program.memory_analysis().temp_size_in_bytes < 4096
+
+
 def test_a_batch_of_keys_is_drawn_side_by_side():
     assert is_threefry(jax.random.key(0))
     assert is_threefry(fused(jax.random.key(0)))
