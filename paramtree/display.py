@@ -62,6 +62,21 @@ def call_text(value: Any, /) -> str:
     return f"{type(value).__name__}({said})"
 
 
+def function_name(function: Any) -> str:
+    """Name a function, and one that another function made by its maker where it is just called `init`.
+
+    >>> import jax
+    >>> function_name(jax.nn.initializers.glorot_normal()), function_name(jax.nn.initializers.zeros)
+    ('variance_scaling', 'zeros')
+    >>> from paramtree.init import Constant
+    >>> function_name(Constant(2.0))
+    'Constant(value=2.0)'
+    """
+    # JAX's own initialisers are all called so
+    made_by, _, name = getattr(function, "__qualname__", "").rpartition(".<locals>.")
+    return (made_by if name == "init" else name) or repr(function)
+
+
 def parameter_line(name: str, leaf: Any, kind: str = "Parameter") -> str:
     """Write one parameter on one line; its kind is "Parameter", "Constant" or "Frozen".
 

@@ -473,7 +473,7 @@ def _draw_faults(name: str, spec: ParamSpec, value: Any) -> list[str]:
     if spec.repeats and _is_list(value):
         each = zip(repetition_names(name, spec.repeats), value, strict=True)
         return [fault for one, part in each for fault in _draw_faults(one, spec.one, part)]
-    label = getattr(spec.init, "__name__", repr(spec.init))
+    label = display.function_name(spec.init)
     if not is_array(value):
         return [f"{name}: {label} gave {value!r} of type {type(value).__name__}, not an array"]
     faults: list[str] = []

@@ -529,3 +529,24 @@ def test_numbers_are_read_without_loss():
 def test_singular_values_larger_than_the_largest_number_of_their_dtype():
     figure = pt.plot({"large": jnp.full((2, 2), 3e38), "usual": jnp.eye(3)}, kind="spectrum")
     assert len(figure.axes) == 2
+
+
+def test_one_huge_matrix_leaves_the_spectra_of_others_in_sight():
+    figure = drawn(
+        plot({"huge": 1e12 * np.eye(3), "usual": np.eye(3), "zero": np.zeros((2, 2))}, kind="spectrum")
+    )
+    for axes in figure.axes[:2]:
+        low, high = axes.get_ylim()
+        assert ((axes.lines[0].get_ydata() > low) & (axes.lines[0].get_ydata() < high)).all()
+
+
+@pytest.mark.parametrize("kind", ["hist", "image", "spectrum", "grads"])
+def test_numbers_that_an_axis_has_no_room_for(kind):
+    def picture(params):
+        return plot(params, kind=kind, grads=params if kind == "grads" else None)
+
+    drawn(picture({"a": np.array([[1e300, 1.0], [-1e300, 2.0]]), "b": np.eye(2)}))
+    params = {"a": np.array([[1e305, np.inf]]), "b": np.eye(2), "c": np.full((2, 2), -1e301 + 0j)}
+    assert message(pt.MismatchError, lambda: picture(params)) == (
+        "plot: an axis ends at 1e+300, and these hold larger numbers:\n  a: 1e+305\n  c: 1e+301"
+    )

@@ -16,6 +16,7 @@ from paramtree.tree import is_array_like
 Array = np.ndarray[Any, Any]
 
 _NAMED = 6  # names given in a note; a longer list is cut
+LARGEST = 1e300  # above which an axis has no end
 
 
 class Item(NamedTuple):
@@ -59,7 +60,8 @@ def read_items(params: Any, select: Select | None) -> Drawn:
 
     Raises:
         NoMatchError: where the select hits nothing.
-        MismatchError: listing every leaf without values, or all leaves where none holds numbers.
+        MismatchError: listing every leaf without values, or with larger ones than an axis can show; or all
+            leaves where none holds numbers.
     """
     leaves, structure, places = apply_select(params, select)
     chosen = [Item(structure.names[at], leaves[structure.indices[at]]) for at in places]
@@ -70,7 +72,17 @@ def read_items(params: Any, select: Select | None) -> Drawn:
         held = f"hold no numbers: {listing(strange)}" if strange else "are none"
         raise MismatchError(f"plot: there is nothing to show; the parameters {held}.")
     left_out = set(strange)
-    return Drawn([item for item in chosen if item.name not in left_out], strange)
+    drawn = Drawn([item for item in chosen if item.name not in left_out], strange)
+    faults = [f"{item.name}: {largest:.3g}" for item in drawn.items if (largest := _largest(item)) > LARGEST]
+    raise_faults(MismatchError, f"plot: an axis ends at {LARGEST:g}, and these hold larger numbers:", faults)
+    return drawn
+
+
+def _largest(item: Item) -> float:
+    """Give the largest absolute value where the dtype has any above the limit; else 0."""
+    if str(getattr(item.leaf, "dtype", "float64")).endswith(("float64", "complex128")):
+        return float(np.abs(finite(item.numbers())).max(initial=0.0))
+    return 0.0
 
 
 def _value_fault(leaf: Any) -> str:

@@ -174,10 +174,10 @@ def _draw_points(axes: "Axes", values: list[float], **look: Any) -> None:
 
 def _axis(axes: "Axes", label: str, values: list[float], tall: bool) -> None:
     positive = [value for value in values if value > 0] or [0.1, 10.0]
-    middle = float(np.sqrt(min(positive) * max(positive)))
+    middle = float(np.sqrt(min(positive)) * np.sqrt(max(positive)))
     low, high = min(min(positive) / 2, middle / 10), max(max(positive) * 2, middle * 10)
+    axes.set_xlim(low, high)  # first, as the margin that matplotlib adds to an open axis may overflow
     axes.set_xscale("log")
-    axes.set_xlim(low, high)
     label_ticks(axes.xaxis, log_ticks(low, high, 5))
     axes.set_xlabel(label, size=SMALL + 1, color=INK)
     axes.grid(axis="x", color=LINE, linewidth=0.6, zorder=0)

@@ -23,7 +23,7 @@ from paramtree.report.plot_canvas import (
     make_canvas,
     sheet_width,
 )
-from paramtree.report.plot_data import Array, Drawn, Item, count_nonfinite, cut_middle, is_complex
+from paramtree.report.plot_data import LARGEST, Array, Drawn, Item, count_nonfinite, cut_middle, is_complex
 from paramtree.report.plot_matrices import as_matrices, as_tiles
 
 if TYPE_CHECKING:
@@ -31,8 +31,7 @@ if TYPE_CHECKING:
 
 _MOST = 200  # panels of one picture
 _FEW = 24  # singular values that are drawn as points
-_DECADES = 1e-8  # of the largest: what is smaller is zero but for rounding
-_LARGEST = 1e300  # above which an axis has no end
+_DECADES = 1e-8  # of the largest of its matrix: what is smaller is zero but for rounding
 _WORDS = 0.32  # inches above a panel
 _LEFT = 0.75  # inches of the numbers at the left
 
@@ -116,16 +115,18 @@ def spectrum_of(item: Item) -> Spectrum:
     found = np.linalg.svd(matrices / scale if scale else matrices, compute_uv=False)
     least = found[:, :1] * max(matrices.shape[1:]) * np.finfo(found.dtype).eps
     rank, full = int((found > least).sum(1).min()), found.shape[1]
-    found = np.minimum(found.astype(np.float64) * float(scale or 1), _LARGEST)
+    found = np.minimum(found.astype(np.float64) * float(scale or 1), LARGEST)
     return Spectrum(item.name, found, tiles.text, f"rank {rank} of {full}" if rank < full else "")
 
 
 def _limits(spectra: list[Spectrum]) -> tuple[float, float]:
     """Give the ends of the axis of singular values: all there are, but for what is zero by rounding."""
-    values = np.concatenate([spectrum.values.reshape(-1) for spectrum in spectra])
-    largest = float(values.max(initial=0.0)) or 1.0
-    shown = values[values > largest * _DECADES]
-    return float(shown.min(initial=largest / 10)) / 1.5, largest * 1.5
+    held = [spectrum.values for spectrum in spectra if spectrum.values.max(initial=0.0)]
+    if not held:
+        return 0.1, 1.5
+    shown = [values[values > values.max() * _DECADES] for values in held]
+    largest, least = max(map(np.max, shown)), min(map(np.min, shown))
+    return float(min(least, largest / 10)) / 1.5, float(largest) * 1.5
 
 
 def _draw_panel(axes: "Axes", spectrum: Spectrum, limits: tuple[float, float]) -> None:
@@ -135,8 +136,8 @@ def _draw_panel(axes: "Axes", spectrum: Spectrum, limits: tuple[float, float]) -
     style: dict[str, Any] = {"marker": "o", "markersize": 3} if count <= _FEW and several == 1 else {}
     if count:
         axes.plot(places, positive.T, color=BLUE, linewidth=1.4 if several == 1 else 0.7, **style)
+    axes.set_ylim(*limits)  # first, as the margin that matplotlib adds to an open axis may overflow
     axes.set_yscale("log")
-    axes.set_ylim(*limits)
     label_ticks(axes.yaxis, log_ticks(*limits))
     axes.set_xlim(-0.03, 1.03)
     axes.set_xticks([0, 0.5, 1], ["0", "½", "1"])

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from paramtree.display import shape_text
+from paramtree.display import function_name, shape_text
 from paramtree.draw import ParamSpec
 from paramtree.errors import listing
 from paramtree.names import SEPARATOR, Structure, blocks_above, natural_key
@@ -85,9 +85,7 @@ def parameter_row(name: str, leaf: Any, fixed: str = "", norm: float | None = No
 
 
 def _init_text(init: Any) -> str:
-    # JAX's own are all called `init`, after what made them
-    made_by, _, name = getattr(init, "__qualname__", "").rpartition(".<locals>.")
-    return "default" if init is None else (made_by if name == "init" else name) or repr(init)
+    return "default" if init is None else function_name(init)
 
 
 def _spread(leaf: Any, shape: tuple[Any, ...]) -> tuple[str, tuple[int, ...] | None]:
