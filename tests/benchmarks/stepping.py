@@ -25,6 +25,8 @@ def packed_job(layers, width, rounds=30, batch=8):
     }
     if layers < 800:  # to compile each takes half a minute, and linen's is the same work
         ways["written by hand, optax"] = _by_hand(loss_fn, optax.adamw(1e-3), params, x)
+        guarded = optax.apply_if_finite(optax.adamw(1e-3), 5)  # what pt.train_step does by itself
+        ways["by hand, optax.apply_if_finite"] = _by_hand(loss_fn, guarded, params, x)
     if library("linen"):
         ways["Flax linen, optax"] = _by_hand(*_narrow_linen(layers, width, x), x)
     for call in list(ways.values()) * 3:

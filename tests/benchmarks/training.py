@@ -14,6 +14,7 @@ def step_job(network, repeat=False):
     """Train one step, compiled and warm: forward, backward, the optimiser, and the running statistics."""
     ways = {name: make() for name, make in _ways(network, repeat).items()}
     if here := library("paramtree"):
+        ways["paramtree, optax.apply_if_finite"] = getattr(here, network)(make=here.guarded)
         ways["paramtree, pt.train_step"] = getattr(here, network)(make=here.by_train_step)
     assert len({training.size for training in ways.values()}) <= 1, "these networks are not the same"
     calls = {name: _stepping(training) for name, training in ways.items()}
