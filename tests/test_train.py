@@ -280,6 +280,35 @@ def test_parameters_that_the_optimiser_made_not_finite_are_told_when_it_stops():
     )
 
 
+@jax.custom_vjp
+def no_loss(params, gradients):
+    """Give 0, and as the gradients those given."""
+    return jnp.float32(0)
+
+
+no_loss.defvjp(lambda params, gradients: (jnp.float32(0), gradients), lambda gradients, _: (gradients, None))
+
+OF_ALL_KINDS = {
+    **{name: jnp.zeros((2, 2)) for name in "abc"},
+    "half": jnp.zeros(3, jnp.float16),
+    "brain": jnp.zeros(3, jnp.bfloat16),
+    "large": jnp.zeros(70_000),
+    "scalar": jnp.zeros(()),
+}
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_one_number_that_is_not_finite_is_found_in_any_gradient_and_none_where_their_sum_is_not(bad, packed):
+    step = pt.train_step(no_loss, optax.sgd(0.0), donate=False)
+    state = step.init(pt.fuse(OF_ALL_KINDS) if packed else OF_ALL_KINDS)
+    largest = {name: jnp.full_like(leaf, jnp.finfo(leaf.dtype).max) for name, leaf in OF_ALL_KINDS.items()}
+    assert not step(state, largest)[0].stopped
+    for name, leaf in largest.items():
+        one_bad = largest | {name: leaf.reshape(-1).at[-1].set(bad).reshape(leaf.shape)}
+        assert step(state, one_bad)[0].stopped, name
+
+
 def test_a_scan_stays_at_the_last_good_state():
     step = pt.train_step(stopping("loss"), optax.sgd(0.1))
     state, losses = step.scan(step.init({"w": jnp.ones(3)}), jnp.array([0.0, np.nan, 0.0]))

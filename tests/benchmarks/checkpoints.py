@@ -29,13 +29,13 @@ _NAMES = {
 _FILES = {"safetensors": "a.safetensors", "flushed": "a.safetensors", "paramtree": "b.safetensors"}
 
 
-def save_job(rounds=3):
+def save_job(rounds=2):
     """Save a tree of 1 GiB in 1,000 leaves."""
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
         return _in_turns("save", list(_NAMES), folder, rounds)
 
 
-def load_job(rounds=3):
+def load_job(rounds=2):
     """Load a tree of 1 GiB in 1,000 leaves, from files that were just written."""
     ways = [way for way in _NAMES if way != "flushed"]
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:

@@ -29,7 +29,7 @@ def stats_job(width, leaves=2000, loop=True):
         ]
     for call in ways.values():
         call()
-    return interleaved(ways, 5 if loop else 15)
+    return interleaved(ways, 3 if loop else 15)
 
 
 def diff_job(leaves=2000, width=64):

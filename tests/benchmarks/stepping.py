@@ -23,12 +23,13 @@ def packed_job(layers, width, rounds=30, batch=8):
         "pt.train_step, pt.fuse": _stepping(loss_fn, optax.adamw(1e-3), pt.fuse(params), x),
         "pt.train_step": _stepping(loss_fn, optax.adamw(1e-3), params, x),
     }
-    if layers < 800:  # to compile each takes half a minute, and linen's is the same work
+    if layers < 800:  # each of these would compile for half a minute
         ways["written by hand, optax"] = _by_hand(loss_fn, optax.adamw(1e-3), params, x)
+        if library("linen"):
+            ways["Flax linen, optax"] = _by_hand(*_narrow_linen(layers, width, x), x)
+    if layers < 200:
         guarded = optax.apply_if_finite(optax.adamw(1e-3), 5)  # what pt.train_step does by itself
         ways["by hand, optax.apply_if_finite"] = _by_hand(loss_fn, guarded, params, x)
-    if library("linen"):
-        ways["Flax linen, optax"] = _by_hand(*_narrow_linen(layers, width, x), x)
     for call in list(ways.values()) * 3:
         call()  # compiles
     return interleaved(ways, rounds, 5)
