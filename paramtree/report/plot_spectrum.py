@@ -121,12 +121,10 @@ def spectrum_of(item: Item) -> Spectrum:
 
 def _limits(spectra: list[Spectrum]) -> tuple[float, float]:
     """Give the ends of the axis of singular values: all there are, but for what is zero by rounding."""
-    held = [spectrum.values for spectrum in spectra if spectrum.values.max(initial=0.0)]
-    if not held:
-        return 0.1, 1.5
-    shown = [values[values > values.max() * _DECADES] for values in held]
-    largest, least = max(map(np.max, shown)), min(map(np.min, shown))
-    return float(min(least, largest / 10)) / 1.5, float(largest) * 1.5
+    each = [spectrum.values for spectrum in spectra]
+    shown = np.concatenate([values[values > values.max(initial=0.0) * _DECADES] for values in each])
+    largest = float(shown.max(initial=0.0)) or 1.0
+    return float(shown.min(initial=largest / 10)) / 1.5, largest * 1.5
 
 
 def _draw_panel(axes: "Axes", spectrum: Spectrum, limits: tuple[float, float]) -> None:
