@@ -261,6 +261,37 @@ def test_a_statistic_that_is_not_finite_stops_it_too_and_a_constant_may_be_infin
     assert (int(state.step), bool(state.stopped)) == (1, True)
 
 
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("together", [False, True])
+def test_without_the_check_every_step_counts_and_an_optimiser_may_skip_a_bad_one_itself(packed, together):
+    def trained(batches, **options):
+        optimizer = optax.apply_if_finite(optax.adam(0.1), 5)
+        loss = lambda params, batch: (params["w"] ** 2).sum() * batch + params["v"].sum()
+        step = pt.train_step(loss, optimizer, ema={"w": 0.9}, **options)
+        params = {"w": jnp.ones(3), "v": jnp.ones(2)}
+        state = step.init(pt.fuse(params) if packed else params)
+        if together:
+            return pt.unfuse(step.scan(state, jnp.array(batches, jnp.float32))[0])
+        for batch in batches:
+            state, _ = jax.block_until_ready(step(state, jnp.float32(batch)))
+        return pt.unfuse(state)
+
+    skipping, without_it = trained([1, np.inf, 1], check_finite=False), trained([1, 1])
+    assert (int(skipping.step), bool(skipping.stopped)) == (3, False)
+    assert not pt.diff(skipping.params, without_it.params)
+    assert skipping.opt_state.total_notfinite == 1
+
+
+def test_without_the_check_a_state_that_had_stopped_goes_on_and_what_is_not_finite_goes_through():
+    loss = lambda params, batch: params["w"].sum() * batch
+    checked, free = (pt.train_step(loss, optax.sgd(0.1), check_finite=check) for check in (True, False))
+    state, _ = jax.block_until_ready(checked(checked.init({"w": jnp.ones(3)}), jnp.float32(np.nan)))
+    state, _ = free(state, jnp.float32(1))
+    np.testing.assert_allclose(state.params["w"], 0.9)
+    state, _ = free(state, jnp.float32(np.nan))
+    assert (int(state.step), np.isnan(state.params["w"]).tolist()) == (2, [True] * 3)
+
+
 def test_parameters_that_the_optimiser_made_not_finite_are_told_when_it_stops():
     bad = optax.stateless(lambda updates, params: jax.tree.map(lambda leaf: leaf / 0.0, updates))
     optimizer = pt.group_optimizers({"[ab]": bad, "w": optax.sgd(0.1)})

@@ -36,6 +36,7 @@ class TrainStep:
         optimizer: of optax.
         ema: rules for moving averages.
         donate: whether the memory of the state is used for the new one.
+        check_finite: whether it looks for what is not finite.
         jitted: the compiled function: `step.jitted.lower(*step.arguments(state, batch))` shows what it does.
         jitted_scan: the same, for several batches.
     """
@@ -44,6 +45,7 @@ class TrainStep:
     optimizer: Any
     ema: Rules | None
     donate: bool
+    check_finite: bool
     jitted: Any = field(init=False)
     jitted_scan: Any = field(init=False)
 
@@ -123,8 +125,6 @@ class TrainStep:
         )
         part = part_of(params, _names(places, places.trained))
         gradients = _packed_gradients(part, places, found)
-        statistics = _fresh(params, places, found) if self.task.has_state else []
-        good = ~stopped & _all_finite([found.loss, *jax.tree.leaves(gradients), *statistics])
 
         def changed() -> _Heavy:
             new, new_opt_state = self._optimized(params, part, opt_state, gradients, found.loss)
@@ -135,9 +135,13 @@ class TrainStep:
             new_opt_state = jax.tree.map(spread_like, new_opt_state, opt_state)
             return new, new_opt_state, self._averaged(ema, new, step)
 
+        out = (found.loss, found.aux) if self.task.has_aux else found.loss
+        if not self.check_finite:
+            return changed(), (key, step + 1, stopped), out
+        statistics = _fresh(params, places, found) if self.task.has_state else []
+        good = ~stopped & _all_finite([found.loss, *jax.tree.leaves(gradients), *statistics])
         # a branch: XLA would fuse a choice between results with the gradients, and compile it for minutes
         kept = jax.lax.cond(good, changed, lambda: heavy)
-        out = (found.loss, found.aux) if self.task.has_aux else found.loss
         return kept, (key, step + good.astype(step.dtype), jnp.logical_not(good)), out
 
     def _optimized(
@@ -169,14 +173,18 @@ class TrainStep:
 
 def _run(step: TrainStep, state: TrainState, batch: Any, many: bool) -> tuple[TrainState, Any]:
     stopped: Any = state.stopped
-    # known only where the last step has ended: waiting for it would leave the device without work. Several
-    # processes wait, as all of them must take the next step, or none
-    if is_concrete(stopped) and (stopped.is_ready() or not stopped.is_fully_addressable) and _read(stopped):
+    if step.check_finite and is_concrete(stopped) and _is_known(stopped) and _read(stopped):
         raise ParamTreeError(_stopping(state))
     heavy, light, batch = _arguments(state, batch)
     jitted = _keeping_place(step, heavy, light, many) or (step.jitted_scan if many else step.jitted)
     (params, opt_state, ema), (key, count, stopped), out = jitted(heavy, light, batch)
     return TrainState(params, opt_state, key, count, ema, stopped), out
+
+
+def _is_known(stopped: Any) -> bool:
+    # where the last step has not ended, waiting for it would leave the device without work. Several processes
+    # wait, as all of them must take the next step, or none
+    return stopped.is_ready() or not stopped.is_fully_addressable
 
 
 def _read(stopped: Any) -> bool:
@@ -275,6 +283,7 @@ def train_step(
     ema: Rules | None = None,
     precision: Rules | None = None,
     donate: bool = True,
+    check_finite: bool = True,
 ) -> TrainStep:
     """Make one jitted step of training, for loops of the user's own.
 
@@ -303,6 +312,9 @@ def train_step(
         precision: rules select -> dtype, as of `pt.cast`: what the loss is given. Parameters are kept and
             updated in their own dtype; constants and running statistics stay unless spelled out.
         donate: whether the memory of a state is used for the next one, so that it cannot be used again.
+        check_finite: whether what is not finite stops the run, as above. Without it every step counts: for an
+            optimiser that looks itself, as `optax.apply_if_finite` does to skip a bad step and go on, or for
+            the time it takes where parameters are many and small.
 
     >>> import optax
     >>> from paramtree import nn
@@ -337,4 +349,5 @@ def train_step(
         raise MismatchError(f"train_step: accumulate is a number of parts from 1 up, and not {accumulate!r}.")
     check_decays(ema)
     dtypes = check_cast_rules(parse_rules(precision or {}))
-    return TrainStep(Task(loss_fn, has_state, has_aux, accumulate, dtypes), optimizer, ema, donate)
+    task = Task(loss_fn, has_state, has_aux, accumulate, dtypes)
+    return TrainStep(task, optimizer, ema, donate, check_finite)

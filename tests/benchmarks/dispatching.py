@@ -25,7 +25,7 @@ def dispatch_job(leaves, rounds=15, step=True):
         **_nnx(leaves, step),
         **_penzai(leaves, step),
     }
-    return interleaved(ways, rounds, inner=max(1, 1000 // leaves))
+    return interleaved(ways, rounds, inner=max(3, 1000 // leaves) if leaves < 10_000 else 1)
 
 
 def _change(tree):

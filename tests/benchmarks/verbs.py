@@ -14,9 +14,10 @@ _LEAF = np.zeros(1)
 _PATTERN = re.compile(".*weight")
 
 
-def tree_of(leaves):
-    """Build a nested dict: blocks of 50 layers with a weight and a bias each."""
+def tree_of(leaves, moved=0):
+    """Build a nested dict: blocks of 50 layers with a weight and a bias each, some moved to a block more."""
     blocks = [min(50, (leaves - start) // 2) for start in range(0, leaves, 100)]
+    blocks = [blocks[0] - moved, *blocks[1:], moved]
     return {
         "net": {
             f"block{at}": {f"layer{layer}": {"weight": _LEAF, "bias": _LEAF} for layer in range(layers)}
@@ -57,10 +58,17 @@ def select_job(leaves, rounds=9, cold=False):
     seen = tree_of(leaves)
     assert len({len(call(seen)) for name, call in calls.items() if "comparison" not in name}) == 1
     ways = {}
+    inner = _inner(leaves, 4 if cold else 100)
     for way, call in calls.items():
-        trees = cycle([tree_of(leaves - 2 * fewer) for fewer in (range(1, rounds + 1) if cold else (0,))])
+        unseen = range(1, 1 + rounds * (inner + (inner > 1)))
+        trees = cycle([tree_of(leaves, moved) for moved in (unseen if cold else (0,))])
         ways[way] = lambda call=call, trees=trees: call(next(trees))
-    return interleaved(ways, rounds)
+    return interleaved(ways, rounds, inner)
+
+
+def _inner(leaves, most):
+    """Call small trees often in a round: what is first called then pays for code that left the caches."""
+    return most if leaves <= 100 else 3 if leaves <= 10_000 else 1
 
 
 def change_job(leaves, rounds=9):
@@ -84,4 +92,4 @@ def change_job(leaves, rounds=9):
     }
     for call in ways.values():
         call()
-    return interleaved(ways, rounds)
+    return interleaved(ways, rounds, _inner(leaves, 100))

@@ -93,7 +93,7 @@ def guarded(net, batch, optimiser):
     return training(net, batch, optax.apply_if_finite(optimiser, 5))
 
 
-def by_train_step(net, batch, optimiser):
+def by_train_step(net, batch, optimiser, **options):
     """Train by `pt.train_step`, where `training` writes the step by hand."""
     params = jax.jit(net.init)(jax.random.key(0), batch[0])
 
@@ -101,6 +101,6 @@ def by_train_step(net, batch, optimiser):
         logits, new = net.apply_and_update(params, batch[0])
         return loss_of(logits, batch[1]), new
 
-    step = pt.train_step(loss, optimiser, has_state=True)
+    step = pt.train_step(loss, optimiser, has_state=True, **options)
     size = size_of(pt.collect_params(params, pt.trainable))
     return Training(lambda batch, state: step(state, batch), step.init(params), batch, size)
