@@ -74,7 +74,7 @@ def function_name(function: Any) -> str:
     """
     # JAX's own initialisers are all called so
     made_by, _, name = getattr(function, "__qualname__", "").rpartition(".<locals>.")
-    return (made_by if name == "init" else name) or repr(function)
+    return (made_by.rpartition(".")[2] if name == "init" else name) or repr(function)
 
 
 def parameter_line(name: str, leaf: Any, kind: str = "Parameter") -> str:

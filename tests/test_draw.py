@@ -443,6 +443,21 @@ def test_all_that_initialisers_did_wrong_is_listed(transform):
         )
 
 
+def test_an_initialiser_that_a_function_made_is_called_by_its_maker_as_jaxs_own_are():
+    def halves():
+        def init(key, shape, dtype):
+            return jnp.full(shape, 0.5, jnp.float16)
+
+        return init
+
+    with pytest.raises(pt.MismatchError) as e:
+        nn.Dense(3, weight_init=halves()).init(KEY, X)
+    assert str(e.value) == (
+        "these initialisers did not give what was asked:\n"
+        "  weight: halves was asked for dtype float32, and gave float16"
+    )
+
+
 def test_an_initialisers_own_error_comes_through():
     def broken(key, shape, dtype):
         raise TypeError("my own")

@@ -1065,6 +1065,20 @@ def test_equinox_damage(case, tmp_path):
     assert found == text or (text is None and found.endswith("expected a bool, 0 or 1, and found 7."))
 
 
+def test_one_array_of_numpy_is_called_what_it_is(tmp_path):
+    file = tmp_path / "x.npy"
+    file.write_bytes(ONE)
+    like = [np.zeros(2, "float32")]
+    assert pt.load(file, like)[0].tolist() == [1, 1]
+    file.write_bytes(ONE[:-1])
+    with pytest.raises(pt.ParamTreeError) as caught:
+        pt.load(file)
+    assert str(caught.value) == (
+        f"{str(file)!r} is not a whole .npy file: entry 0, at byte 0, is an array of 8 B, and the file ends "
+        "after 7 B of it."
+    )
+
+
 def test_equinox_arrays_of_other_things(tmp_path):
     file = tmp_path / "x.eqx"
     file.write_bytes(b"".join([

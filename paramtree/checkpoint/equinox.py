@@ -53,7 +53,7 @@ def open_file(path: Path) -> Stored:
     blocks: dict[str, _Block] = {}
     specs: dict[str, jax.ShapeDtypeStruct] = {}
     refused: dict[str, str] = {}
-    with open_raw(path, SUFFIXES[0]) as file:
+    with open_raw(path, _called(path)) as file:
         at = 0
         while at < file.size:
             place = str(len(blocks))
@@ -67,6 +67,10 @@ def open_file(path: Path) -> Stored:
                 specs[place] = spec
         stamp = file.stamp
     return Stored(specs, partial(_reading, path, stamp, blocks), {}, refused, by_position=True)
+
+
+def _called(path: Path) -> str:
+    return path.suffix if path.suffix == ".npy" else SUFFIXES[0]  # one array alone is of this format too
 
 
 def _read_header(file: RawFile, place: str, begin: int) -> _Block:
@@ -91,7 +95,7 @@ def _read_header(file: RawFile, place: str, begin: int) -> _Block:
 
 @contextmanager
 def _reading(path: Path, stamp: Stamp, blocks: Mapping[str, _Block]) -> Generator[ReadOne]:
-    with open_raw(path, SUFFIXES[0], stamp) as file:
+    with open_raw(path, _called(path), stamp) as file:
 
         def read(name: str) -> Array:
             block = blocks[name]

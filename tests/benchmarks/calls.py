@@ -24,7 +24,7 @@ _IMPORTS = {
 }
 
 
-def import_job(rounds=7):
+def import_job(rounds=5):
     """Import in a fresh process: what each library adds to `import jax`."""
     # with byte code kept, as an installed package has it; the first run writes it
     cached = {**os.environ, "PYTHONDONTWRITEBYTECODE": "", "PYTHONPATH": str(Path(pt.__file__).parent.parent)}

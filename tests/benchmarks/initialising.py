@@ -26,6 +26,7 @@ _TITLES = {
 _SLOW = {  # half a minute each, or more; the smaller MLP shows them
     ("MLP", 400): ("by_hand", "nnx", "haiku", "equinox", "penzai"),
     ("Transformer", 48): ("by_hand", "nnx", "haiku", "equinox"),
+    ("ResNet", 50): ("by_hand", "nnx", "haiku", "equinox"),
 }
 _ABSENT = 3  # the exit code of a library that is not installed, or lacks the network
 

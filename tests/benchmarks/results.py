@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent.parent
 FILE = Path(__file__).parent / "results.json"
 _PACKAGES = {
     "jax": "jax", "flax": "flax", "dm-haiku": "haiku", "equinox": "equinox", "optax": "optax",
-    "safetensors": "safetensors", "orbax-checkpoint": "orbax",
+    "penzai": "penzai", "safetensors": "safetensors", "orbax-checkpoint": "orbax",
 }  # fmt: skip
 _LEAST = 0.01  # a ratio below it has no bar
 _MARKS = ("<!-- benchmarks -->\n", "<!-- end of benchmarks -->\n")
@@ -31,8 +31,9 @@ def print_job(name, job, notes=""):
 def about_here():
     """Say when, with which versions and on what machine."""
     installed = {package: version(package) for package, name in _PACKAGES.items() if find_spec(name)}
-    cores, python = os.cpu_count(), platform.python_version()
-    return {"date": f"{date.today()}", "python": python, **installed, "cores": cores}
+    machine = f"{platform.system()} {platform.machine()}"
+    here = {"cores": os.cpu_count(), "machine": machine, "python": platform.python_version()}
+    return {"date": f"{date.today()}", **here, **installed}
 
 
 def read():
@@ -119,7 +120,8 @@ def put_into_readme(results):
     here = list(results.values())[-1]["here"]
     packages = ", ".join(f"{name} {value}" for name, value in here.items() if name in _PACKAGES)
     dates = " and ".join(sorted({job["here"]["date"] for job in results.values()}))
-    about = f"Measured on {dates}, on {here['cores']} cores, Python {here['python']}, {packages}.\n\n"
+    about = f"Measured on {dates}, on {here['cores']} cores of {here['machine']}, "
+    about += f"Python {here['python']}, {packages}.\n\n"
     tables = f"{about}{readme_table(results)}\n{growth_table(results)}"
     readme.write_text(f"{before}{_MARKS[0]}{tables}{_MARKS[1]}{after}")
 

@@ -78,7 +78,7 @@ def _jobs():
     for title, network, repeat in (("ResNet", "resnet", False), ("Transformer", "transformer", True)):
         yield Job(f"train a {title}, one step, warm", partial(step_job, network, repeat=repeat))
         yield Job(f"compile the step of the {title}, cold", partial(compile_job, network, repeat=repeat))
-    for depth, rounds in ((6, 3), (24, 3), (96, 1)):
+    for depth, rounds in ((6, 2), (24, 1), (48, 1)):
         run = partial(depth_job, depth, rounds=rounds)
         yield Job(f"compile the step of {depth} blocks, cold", run, None, "compile", depth)
     for width in (16, 64):

@@ -14,7 +14,6 @@ def step_job(network, repeat=False):
     """Train one step, compiled and warm: forward, backward, the optimiser, and the running statistics."""
     ways = {name: make() for name, make in _ways(network, repeat).items()}
     if here := library("paramtree"):
-        ways["paramtree, optax.apply_if_finite"] = getattr(here, network)(make=here.guarded)
         ways["paramtree, pt.train_step"] = getattr(here, network)(make=here.by_train_step)
         unchecked = partial(here.by_train_step, check_finite=False)
         ways["paramtree, pt.train_step, check_finite=False"] = getattr(here, network)(make=unchecked)
@@ -27,7 +26,7 @@ def step_job(network, repeat=False):
 
 def compile_job(network, repeat=False):
     """Trace, lower and compile that step, with nothing in any cache."""
-    return _compiled(_ways(network, repeat), rounds=2)
+    return _compiled(_ways(network, repeat), rounds=1)
 
 
 def depth_job(depth, rounds):

@@ -88,11 +88,6 @@ def training(net, batch, optimiser):
     return Training(step, (params, optimiser.init(trained)), batch, size_of(trained))
 
 
-def guarded(net, batch, optimiser):
-    """Train by hand, and leave out updates that are not finite, as `pt.train_step` does by itself."""
-    return training(net, batch, optax.apply_if_finite(optimiser, 5))
-
-
 def by_train_step(net, batch, optimiser, **options):
     """Train by `pt.train_step`, where `training` writes the step by hand."""
     params = jax.jit(net.init)(jax.random.key(0), batch[0])
