@@ -5,7 +5,7 @@ once for each `PyTreeDef` and kept in a bounded cache: a warm look-up costs a fl
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from operator import itemgetter
@@ -20,7 +20,7 @@ SEPARATOR = "/"
 untyped_jax: Any = jax  # seen without its types: jaxlib gives none for treedefs, key paths and what is traced
 
 _LEADING = ("weight", "kernel", "gamma", "scale")  # a weight is listed before its bias, as models print it
-
+_KEPT_KEYS = 1000  # of a dict whose order is kept; a flat tree of a million would take as much memory again
 
 TreeDef = Any  # a jax.tree_util.PyTreeDef
 
@@ -38,7 +38,8 @@ class Structure:
         indices: for each name, the position of its leaf in `jax.tree.leaves`.
         position: each name's place in `names`.
         leafless: name to value, of all that holds no leaf: an `Alias`, `None`, an empty container.
-        containers: every container that is no dict, its leaves replaced by their positions.
+        containers: every container that is no dict, its leaves replaced by their positions; empty dicts too.
+        odd_keys: keys of its dicts that cannot stand in a name.
     """
 
     treedef: TreeDef
@@ -47,6 +48,7 @@ class Structure:
     position: dict[str, int]
     leafless: dict[str, Any]
     containers: tuple[Any, ...]
+    odd_keys: tuple[Any, ...]
 
 
 def join(*keys: str) -> str:
@@ -186,13 +188,15 @@ class Walked(NamedTuple):
         names: of the leaves.
         positions: theirs, beside the names.
         leafless: name to value, of all that holds no leaf.
-        containers: all that is not a dict and may hold leaves.
+        containers: all that is not a dict and may hold leaves, and empty dicts.
+        odd_keys: keys of dicts that cannot stand in a name.
     """
 
     names: list[str]
     positions: list[int]
     leafless: dict[str, Any]
     containers: list[Any]
+    odd_keys: list[Any]
 
 
 def walk(node: Any) -> Walked:
@@ -203,7 +207,7 @@ def walk(node: Any) -> Walked:
     Raises:
         BadNameError: where a key is empty.
     """
-    found = Walked([], [], {}, [])
+    found = Walked([], [], {}, [], [])
     _walk_into(found, node, "")
     return found
 
@@ -216,7 +220,9 @@ def _walk_into(found: Walked, node: Any, name: str) -> None:
         if "" in node:
             raise BadNameError(f"the key '' in {name or 'the root'!r} is empty; give it a name.")
         lead = f"{name}{SEPARATOR}" if name else ""
-        for key in _in_order(node):
+        keys = in_order(node)
+        found.odd_keys.extend(_odd_keys(keys) if len(keys) <= _KEPT_KEYS else filter(key_fault, keys))
+        for key in keys:
             child = node[key]
             if type(child) is int:  # most are: a call for each would take half of the time
                 found.names.append(f"{lead}{key}")
@@ -233,15 +239,28 @@ def _walk_into(found: Walked, node: Any, name: str) -> None:
             _walk_into(found, child, name if transparent else join(name, key))
 
 
-def _in_order(node: dict[Any, Any]) -> Sequence[Any]:
-    """List the keys of a dict in natural order; the blocks of a net have the same few again and again."""
-    if isinstance(next(iter(node)), str):
+def in_order(node: dict[Any, Any]) -> tuple[Any, ...]:
+    """List the keys of a dict in natural order; the blocks of a net have the same few again and again.
+
+    >>> in_order({"layer10": 0, "layer2": 1})
+    ('layer2', 'layer10')
+    """
+    if isinstance(next(iter(node), None), str) and len(node) <= _KEPT_KEYS:
         return _ordered(tuple(node))
-    return sorted(node, key=lambda key: natural_name_key(str(key)))
+    return _by_name(node)
 
 
 @lru_cache(maxsize=4096)
 def _ordered(keys: tuple[str, ...]) -> tuple[str, ...]:
+    return _by_name(keys)
+
+
+@lru_cache(maxsize=4096)
+def _odd_keys(keys: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(filter(key_fault, keys))
+
+
+def _by_name(keys: Iterable[Any]) -> tuple[Any, ...]:
     return tuple(sorted(keys, key=lambda key: natural_name_key(str(key))))  # an OrderedDict may mix types
 
 
@@ -275,7 +294,7 @@ def _structure_of(treedef: TreeDef) -> Structure:
 
 
 def _read_structure(treedef: TreeDef) -> Structure:
-    names, indices, leafless, containers = walk(index_tree(treedef))
+    names, indices, leafless, containers, odd_keys = walk(index_tree(treedef))
     if len(names) != treedef.num_leaves:
         raise BadNameError(
             "a container of this tree changes its children when JAX rebuilds it, as with jnp.asarray in a "
@@ -286,7 +305,9 @@ def _read_structure(treedef: TreeDef) -> Structure:
         _raise_name_clash(treedef, names, indices)
     if "" in position:
         raise BadNameError("the tree is one bare leaf, without a name; put it in a dict: {'weight': leaf}.")
-    return Structure(treedef, tuple(names), tuple(indices), position, leafless, tuple(containers))
+    return Structure(
+        treedef, tuple(names), tuple(indices), position, leafless, tuple(containers), tuple(odd_keys)
+    )
 
 
 _cached_structure = lru_cache(maxsize=64)(_read_structure)
@@ -384,30 +405,35 @@ def nest(flat: Mapping[Any, Any]) -> dict[str, Any]:
             a block.
     """
     faults: list[str] = []
-    nested: dict[str, Any] = {}
-    blocks = {"": nested}  # every dict made here, by name: a dict among the values is a value
+    blocks: dict[str, dict[str, Any]] = {"": {}}  # all made here, by name: a dict among the values is a value
     for name, value in flat.items():
         if not isinstance(name, str):
             faults.append(f"{name!r} is of type {type(name).__name__}; names are strings")
             continue
-        if not all(name.split(SEPARATOR)):
+        parent, separator, key = name.rpartition(SEPARATOR)
+        if not key or (separator and not all(parent.split(SEPARATOR))):
             faults.append(f"{name!r} has an empty key; write 'block/weight'")
-            continue
-        parent, block = "", nested
-        *outer, last = name.split(SEPARATOR)
-        for key in outer:
-            parent = join(parent, key)
-            if parent not in blocks:
-                if key in block:
-                    faults.append(f"{parent!r} is a parameter, and a block that holds {name!r}")
-                    break
-                block[key] = blocks[parent] = {}
-            block = blocks[parent]
-        else:
-            if name in blocks:
-                inside = listing([repr(join(name, key)) for key in blocks[name]])
-                faults.append(f"{name!r} is a parameter, and a block that holds {inside}")
-            else:
-                block[last] = value
+        elif name in blocks:
+            inside = listing([repr(join(name, key)) for key in blocks[name]])
+            faults.append(f"{name!r} is a parameter, and a block that holds {inside}")
+        elif parent in blocks or _open_blocks(blocks, name, faults):
+            blocks[parent][key] = value
     raise_faults(BadNameError, "these names cannot be nested:", faults)
-    return nested
+    return blocks[""]
+
+
+def _open_blocks(blocks: dict[str, dict[str, Any]], name: str, faults: list[str]) -> bool:
+    """Make the blocks that a name lies in, and tell whether none of them is a parameter already."""
+    missing: list[tuple[str, str]] = []
+    block = name.rpartition(SEPARATOR)[0]
+    while block not in blocks:
+        outer, _, key = block.rpartition(SEPARATOR)
+        missing.append((block, key))
+        block = outer
+    for inner, key in reversed(missing):
+        if key in blocks[block]:
+            faults.append(f"{inner!r} is a parameter, and a block that holds {name!r}")
+            return False
+        blocks[inner] = blocks[block][key] = {}
+        block = inner
+    return True

@@ -412,7 +412,7 @@ def gather_aliases(tree: dict[str, Any], places: set[str], blocks: set[str] | No
         return name in places or name in gathered
 
     gathered: set[str] = set()
-    return gather(tree, "", False)
+    return gather(tree, "", False) if places else tree
 
 
 def _common_target(block: dict[str, Any]) -> str | None:

@@ -505,19 +505,19 @@ def _rule_faults(
 
 
 @lru_cache(maxsize=256)
-def _cut_template(template: str, pattern: re.Pattern[str]) -> list[tuple[str, int | str]]:
-    """Cut a template into pairs of a text and the group after it, once for all names that it is filled with.
+def _cut_template(template: str, pattern: re.Pattern[str]) -> tuple[str, list[int | str]] | None:
+    """Cut a template into a text to format and the groups to fill in, once for all names.
 
     It is not cut where it holds other escapes than groups, or groups that the pattern lacks: `re` fills these
     in itself, and slowly, or says what is wrong.
     """
     pieces = _GROUP.split(template)
     groups = [piece.removeprefix("g<").removesuffix(">") for piece in pieces[1::2]]
-    numbered = [int(group) if group.isdecimal() else group for group in groups]
+    numbered: list[int | str] = [int(group) if group.isdecimal() else group for group in groups]
     known = {*range(pattern.groups + 1), *pattern.groupindex}
     if any("\\" in text for text in pieces[::2]) or not known.issuperset(numbered):
-        return []
-    return list(zip(pieces[::2], [*numbered, ""], strict=True))
+        return None
+    return "%s".join(text.replace("%", "%%") for text in pieces[::2]), numbered
 
 
 def expand_template(select: Any, name: str, template: str) -> str:
@@ -539,7 +539,8 @@ def expand_template(select: Any, name: str, template: str) -> str:
         cut = _cut_template(template, match.re)
         if not cut:
             return match.expand(template)
-        return "".join(text + (match[group] or "" if group != "" else "") for text, group in cut)
+        text, groups = cut
+        return text % tuple([found or "" for found in match.group(0, *groups)[1:]])
     except (re.error, IndexError) as error:
         count = match.re.groups
         groups = f"{count} group{'' if count == 1 else 's'}" if count else "no groups"

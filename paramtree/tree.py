@@ -32,6 +32,7 @@ from paramtree.names import (
     Plan,
     Structure,
     flatten_named,
+    in_order,
     index_tree,
     is_dict,
     is_under,
@@ -486,19 +487,21 @@ def flatten(params: dict[str, Any], /) -> dict[str, Any]:
         raise BadNameError("a ParamDict is flat already; pt.unflatten it first.")
     flat: dict[str, Any] = {}
     faults: list[str] = []
-    _flatten_into(flat, params, "", faults)
+    _flatten_into(flat, params, "", faults)  # in natural order, as it visits the keys of each dict
     raise_faults(BadNameError, "only nested dicts with keys that can be names can be taken apart:", faults)
-    return dict(sorted(flat.items(), key=lambda item: natural_name_key(item[0])))
+    return flat
 
 
 def _flatten_into(flat: dict[str, Any], node: Any, name: str, faults: list[str]) -> None:
     if is_dict(node) and (node or not name):
-        for key, child in node.items():
-            fault = key_fault(key)
-            if fault:
+        lead = f"{name}{SEPARATOR}" if name else ""
+        for key in in_order(node):
+            if fault := key_fault(key):
                 faults.append(f"the key {key!r}{f' in {name!r}' if name else ''} {fault}")
+            elif type(child := node[key]) is int:  # as all of an index tree are
+                flat[f"{lead}{key}"] = child
             else:
-                _flatten_into(flat, child, join(name, key), faults)
+                _flatten_into(flat, child, f"{lead}{key}", faults)
     elif name and (is_node(node) or is_dict(node) or _is_leaf(node)):
         flat[name] = node
     else:
@@ -507,6 +510,13 @@ def _flatten_into(flat: dict[str, Any], node: Any, name: str, faults: list[str])
 
 def _is_leaf(node: Any) -> bool:
     return jax.tree_util.all_leaves([node])
+
+
+def _flat_positions(structure: Structure) -> dict[str, Any]:
+    """Flatten the index tree of a structure."""
+    if structure.containers or structure.odd_keys:
+        return flatten(index_tree(structure.treedef))
+    return dict(zip(structure.names, structure.indices, strict=True))  # nested dicts, and nothing else
 
 
 def unflatten(flat: Mapping[str, Any], /) -> dict[str, Any]:
@@ -548,7 +558,10 @@ def _partition_plans(structure: Structure, places: tuple[int, ...]) -> tuple[Pla
     sources = tied_names(structure)
     sides: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
     faults: list[str] = []
-    for name, value in flatten(index_tree(structure.treedef)).items():
+    for name, value in _flat_positions(structure).items():
+        if type(value) is int:
+            sides[value not in chosen][name] = value
+            continue
         below = jax.tree.leaves(value)
         if isinstance(value, Alias):
             shared = [source for place, source in sources.items() if is_under(place, name)]
@@ -630,23 +643,31 @@ def _is_text(select: object) -> bool:
 @lru_cache(maxsize=64)
 def _rename_plan(structure: Structure, rules: tuple[Rule, ...]) -> Plan:
     tied_names(structure)  # raises where a tie is broken
-    whole = flatten(index_tree(structure.treedef))
+    whole = _flat_positions(structure)
     flat = spread_aliases(whole)
-    new = _new_names(list(flat), rules)
-    by_new: dict[str, list[str]] = {}
-    for name in flat:
-        by_new.setdefault(new[name], []).append(name)
-    faults = [f"{name!r} would be {' and '.join(olds)}" for name, olds in by_new.items() if len(olds) > 1]
-    raise_faults(BadNameError, "rename: two parameters would have one name:", faults)
+    new = _new_names(structure, tuple(flat), rules)
+    if len(set(new.values())) < len(new):
+        _raise_shared(new)
 
     def follow(node: Any) -> Any:
         return Alias(_renamed(node.target, new), node.transpose) if isinstance(node, Alias) else node
 
-    renamed = {new[name]: jax.tree.map(follow, value, is_leaf=_is_alias) for name, value in flat.items()}
+    renamed = {
+        new[name]: value if type(value) is int else jax.tree.map(follow, value, is_leaf=_is_alias)
+        for name, value in flat.items()
+    }
     spread = {name: _block_of(name, whole) for name in flat if name not in whole}
     depths = {name: name[len(block) :].count(SEPARATOR) for name, block in spread.items()}
     blocks = {new[name].rsplit(SEPARATOR, depth)[0] for name, depth in depths.items()}
     return Plan.of(gather_aliases(nest(renamed), {new[name] for name in spread}, blocks))
+
+
+def _raise_shared(new: Mapping[str, str]) -> None:
+    by_new: dict[str, list[str]] = {}
+    for old, name in new.items():
+        by_new.setdefault(name, []).append(old)
+    faults = [f"{name!r} would be {' and '.join(olds)}" for name, olds in by_new.items() if len(olds) > 1]
+    raise_faults(BadNameError, "rename: two parameters would have one name:", faults)
 
 
 def _block_of(name: str, known: Mapping[str, Any]) -> str:
@@ -666,8 +687,10 @@ def _renamed(target: str, new: dict[str, str]) -> str:
     return new[whole] + target[len(whole) :]
 
 
-def _new_names(names: list[str], rules: tuple[Rule, ...]) -> dict[str, str]:
-    _, structure, winners = apply_rules(dict.fromkeys(names, 0), numbered(rules), default=None)
+def _new_names(structure: Structure, names: tuple[str, ...], rules: tuple[Rule, ...]) -> dict[str, str]:
+    # where each name is a leaf's, their order is known
+    named = index_tree(structure.treedef) if names == structure.names else dict.fromkeys(names, 0)
+    _, structure, winners = apply_rules(named, numbered(rules), default=None)
     by_name: dict[str, int | None] = dict(zip(structure.names, winners, strict=True))
     return {
         name: name if at is None else expand_template(rules[at].select, name, rules[at].value)

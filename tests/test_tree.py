@@ -360,8 +360,8 @@ def test_flatten_gathers_all_that_has_no_place():
         message(BadNameError, flatten, params)
         == """\
 only nested dicts with keys that can be names can be taken apart:
-  the key 'a/b' holds a '/', which separates keys; nest dicts instead, or write 'a_b'
   the key '' is empty; give it a name
+  the key 'a/b' holds a '/', which separates keys; nest dicts instead, or write 'a_b'
   d is of type list, not a dict
   e/f is of type NoneType, not a dict
   e/g is of type Pair, not a dict"""

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from itertools import pairwise
 from typing import Any, NamedTuple, TypeGuard
 
 import jax
@@ -85,15 +86,13 @@ class Fused:
             "name before they are packed, with pt.fuse(pt.freeze(params, select)):"
         )
         raise_faults(MismatchError, headline, frozen)
-        pieces: dict[tuple[str, int], Any] = {}
-        for key, starts in _starts(self.layout).items():
-            buffer = self.buffers[key]
-            split: Any = np.split if isinstance(buffer, np.ndarray) else untyped_jax.numpy.split
-            pieces |= {
-                (key, start): one for start, one in zip(starts, split(buffer, starts[1:]), strict=True)
-            }
+        views = {
+            (key, start): view
+            for key, starts in _starts(self.layout).items()
+            for start, view in zip(starts, _views(self.buffers[key], starts), strict=True)
+        }
         return [
-            self.loose[slot.key] if slot.start is None else pieces[slot.key, slot.start].reshape(slot.shape)
+            self.loose[slot.key] if slot.start is None else views[slot.key, slot.start].reshape(slot.shape)
             for slot in self.layout.slots
         ]
 
@@ -143,6 +142,21 @@ def pack(layout: Layout, leaves: Sequence[Any]) -> Fused:
 def _concatenated(leaves: Sequence[Any]) -> Any:
     numpy: Any = np if all(isinstance(leaf, np.ndarray) for leaf in leaves) else untyped_jax.numpy
     return numpy.concatenate([leaf.reshape(-1) for leaf in leaves])
+
+
+def _views(buffer: Any, starts: Sequence[int]) -> Sequence[Any]:
+    """Take a buffer apart, at where each of its leaves begins."""
+    if isinstance(buffer, np.ndarray):
+        return np.split(buffer, starts[1:])
+    if isinstance(buffer, Tracer):
+        return untyped_jax.numpy.split(buffer, starts[1:])
+    return [_view(buffer, start, end - start) for start, end in pairwise((*starts, buffer.size))]
+
+
+@partial(untyped_jax.jit, static_argnums=2)
+def _view(buffer: Any, start: int, size: int) -> Any:
+    # compiled once for each size: one program that gives all of many leaves compiles for seconds
+    return jax.lax.dynamic_slice_in_dim(buffer, start, size)
 
 
 @lru_cache(maxsize=64)

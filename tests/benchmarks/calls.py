@@ -14,29 +14,24 @@ from timing import interleaved
 import paramtree as pt
 from paramtree import nn
 
-_IMPORTS = {
-    "import jax": "jax",
-    "import jax, paramtree": "paramtree",
-    "import jax, haiku": "haiku",
-    "import jax, flax.linen": "flax.linen",
-    "import jax, equinox": "equinox",
-    "import jax, flax.nnx": "flax.nnx",
-}
+_IMPORTED = ("paramtree", "haiku", "flax.linen", "equinox", "flax.nnx")
 
 
 def import_job(rounds=5):
-    """Import in a fresh process: what each library adds to `import jax`."""
+    """Import in fresh processes: JAX, and what each library adds to it, timed in the same process."""
     # with byte code kept, as an installed package has it; the first run writes it
     cached = {**os.environ, "PYTHONDONTWRITEBYTECODE": "", "PYTHONPATH": str(Path(pt.__file__).parent.parent)}
-    ways = {way: name for way, name in _IMPORTS.items() if find_spec(name.split(".")[0])}
-    times = {way: [] for way in ways}
-    for _ in range(rounds + 1):
-        for way, name in ways.items():
-            timed = f"start = now(); import jax, {name}; print(now() - start)"
+    alone, added = [], {name: [] for name in _IMPORTED if find_spec(name.split(".")[0])}
+    for warm in range(rounds + 1):
+        for name, times in added.items():
+            timed = f"start = now(); import jax; mid = now(); import {name}; print(mid - start, now() - mid)"
             command = [sys.executable, "-c", f"from time import perf_counter as now; {timed}"]
-            out = subprocess.run(command, capture_output=True, text=True, check=True, env=cached)
-            times[way].append(float(out.stdout))
-    return {way: median(each[1:]) for way, each in times.items()}
+            out = subprocess.run(command, capture_output=True, text=True, check=True, env=cached).stdout
+            if warm:
+                alone.append(float(out.split()[0]))
+                times.append(float(out.split()[1]))
+    found = {f"import jax, {name}": median(alone) + median(times) for name, times in added.items()}
+    return {"import jax": median(alone), **found}
 
 
 def dispatch_job(rounds=41):

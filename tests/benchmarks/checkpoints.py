@@ -136,15 +136,15 @@ def _main(job, way, folder):
 
 
 def _tree():
-    """Make the tree, of random values as parameters have: constant ones would be nothing once compressed."""
-    key = jax.random.key(0)
+    """Make the tree, of values as irregular as parameters: constant ones would be nothing once compressed."""
+    values = jax.random.normal(jax.random.key(0), SHAPE)
 
+    @jax.jit
     def weight(number):
-        values = jax.random.normal(jax.random.fold_in(key, number), SHAPE)
-        return values.at[[0, -1], [0, -1]].set(1.0 * number)
+        return (values * (1 + number / LEAVES)).at[[0, -1], [0, -1]].set(number)
 
     return {
-        f"block{block}": {f"layer{layer}": {"weight": weight(10 * block + layer)} for layer in range(10)}
+        f"block{block}": {f"layer{layer}": {"weight": weight(10.0 * block + layer)} for layer in range(10)}
         for block in range(LEAVES // 10)
     }
 

@@ -24,7 +24,7 @@ from sharding import devices_job, sharding_plan_job
 from sharding import init_job as placed_job
 from stepping import packed_job
 from training import compile_job, depth_job, step_job
-from verbs import change_job, select_job
+from verbs import change_job, rebuild_job, select_job
 
 _NETWORKS = {
     "MLP": "an MLP of {} layers",
@@ -46,7 +46,7 @@ class Job(NamedTuple):
 
 def _jobs():
     for leaves in (100, 10_000, 100_000, 1_000_000):
-        rounds = 2 if leaves > 100_000 else 9
+        rounds = 3 if leaves > 100_000 else 9
         small = leaves == 100
         for cold in (False, True):
             heat = "cold" if cold else "warm"
@@ -57,6 +57,10 @@ def _jobs():
             )
         quick = partial(change_job, leaves, 2) if small else None
         yield Job(f"change {leaves:,} leaves", partial(change_job, leaves, rounds), quick, "change", leaves)
+        if leaves < 1_000_000:
+            run, quick = partial(rebuild_job, leaves), partial(rebuild_job, leaves, 2) if small else None
+            name = f"split and rename {leaves:,} leaves, cold"
+            yield Job(name, run, quick, "split and rename, cold", leaves)
     yield Job("import, in a fresh process", import_job, partial(import_job, 1))
     yield Job("apply of the chapter's net", dispatch_job, partial(dispatch_job, 2))
     yield Job("apply with a tie and a constant", tied_dispatch_job, partial(tied_dispatch_job, 2))
@@ -78,8 +82,8 @@ def _jobs():
     for title, network, repeat in (("ResNet", "resnet", False), ("Transformer", "transformer", True)):
         yield Job(f"train a {title}, one step, warm", partial(step_job, network, repeat=repeat))
         yield Job(f"compile the step of the {title}, cold", partial(compile_job, network, repeat=repeat))
-    for depth, rounds in ((6, 2), (24, 1), (48, 1)):
-        run = partial(depth_job, depth, rounds=rounds)
+    for depth in (6, 24, 48):
+        run = partial(depth_job, depth)
         yield Job(f"compile the step of {depth} blocks, cold", run, None, "compile", depth)
     for width in (16, 64):
         for layers in (50, 200, 800):

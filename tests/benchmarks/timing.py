@@ -27,12 +27,11 @@ def interleaved(ways, rounds, inner=1):
     return {name: median(each) for name, each in times.items()}
 
 
-def compile_times(ways, rounds):
-    """Time, in turns, each way to compile when nothing has been traced; give the medians in seconds."""
-    times = {name: [] for name in ways}
-    for _ in range(rounds):
-        for name, call in ways.items():
-            jax.clear_caches()
-            gc.collect()
-            times[name].append(interleaved({name: call}, 1)[name])
-    return {name: median(each) for name, each in times.items()}
+def compile_times(ways):
+    """Time each way to compile, once, when nothing has been traced; give the seconds."""
+    times = {}
+    for name, call in ways.items():
+        jax.clear_caches()
+        gc.collect()
+        times |= interleaved({name: call}, 1)
+    return times

@@ -21,22 +21,22 @@ def step_job(network, repeat=False):
     calls = {name: _stepping(training) for name, training in ways.items()}
     for _, call in list(calls.items()) * 2:
         call()  # compiles
-    return interleaved(calls, 15)
+    return interleaved(calls, 11)
 
 
 def compile_job(network, repeat=False):
     """Trace, lower and compile that step, with nothing in any cache."""
-    return _compiled(_ways(network, repeat), rounds=1)
+    return _compiled(_ways(network, repeat))
 
 
-def depth_job(depth, rounds):
+def depth_job(depth):
     """Compile the step of a Transformer of many blocks, in a Python loop and repeated."""
     here = library("paramtree")
     ways = {
         "a Python loop": partial(here.transformer, depth),
         "nn.Repeat": partial(here.transformer, depth, repeat=True),
     }
-    return _compiled(ways if here else {}, rounds)
+    return _compiled(ways if here else {})
 
 
 def _ways(network, repeat):
@@ -68,10 +68,10 @@ def _stepping(training):
     return call
 
 
-def _compiled(ways, rounds):
+def _compiled(ways):
     made = {name: make() for name, make in ways.items()}
     calls = {
         name: lambda training=training: training.step.lower(training.batch, training.state).compile()
         for name, training in made.items()
     }
-    return compile_times(calls, rounds)
+    return compile_times(calls)
