@@ -133,7 +133,7 @@ def table_text(head: Sequence[str], rows: Sequence[Sequence[str]], width: int, w
     widths = [max(map(text_width, column)) for column in columns]
     room = width - sum(widths[wide:]) - len(_GAP) * (len(widths) - 1)
     widths[:wide] = _shared(widths[:wide], room)
-    columns[:wide] = map(_cut, columns[:wide], widths[:wide])
+    columns[:wide] = map(cut_apart, columns[:wide], widths[:wide])
     text = [
         _GAP.join(
             pad(cell, size, left=column >= wide)
@@ -158,8 +158,14 @@ def _shared(widths: Sequence[int], room: int) -> list[int]:
     return given
 
 
-def _cut(texts: Sequence[str], size: int) -> Sequence[str]:
-    """Cut texts to a size: in their middle, or as near to it as keeps most of them apart."""
+def cut_apart(texts: Sequence[str], size: int) -> Sequence[str]:
+    """Cut texts to a size: in their middle, or as near to it as keeps most of them apart, or at both ends.
+
+    >>> cut_apart(["decoder/layer1/query/weight", "decoder/layer2/query/weight"], 16)
+    ['decoder/layer1…t', 'decoder/layer2…t']
+    >>> cut_apart(["decoder/layer1/query/weight", "decoder/layer2/query/weight"], 12)
+    ['…der/layer1…', '…der/layer2…']
+    """
     if max(map(text_width, texts)) <= size:
         return texts
 
@@ -168,7 +174,19 @@ def _cut(texts: Sequence[str], size: int) -> Sequence[str]:
             text if text_width(text) <= size else cut_middle(text, left, size - 1 - left) for text in texts
         ]
 
-    return cut(min(range(size), key=lambda left: (-len(set(cut(left))), abs(left - size // 2))))
+    def apart(found: Sequence[str]) -> int:
+        return len(set(found))
+
+    best = max(map(cut, sorted(range(size), key=lambda left: abs(left - size // 2))), key=apart)
+    if apart(best) == apart(texts) or size < _LEAST:
+        return best
+    inside = [[_inside(text, start, size) for text in texts] for start in range(max(map(len, texts)))]
+    return max(best, *(found for found in inside if max(map(text_width, found)) <= size), key=apart)
+
+
+def _inside(text: str, start: int, size: int) -> str:
+    """Cut a text at both of its ends, where it is longer."""
+    return text if text_width(text) <= size else f"…{text[start : start + size - 2]}…"
 
 
 def table_html(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]], strong: int = 0) -> str:

@@ -1063,3 +1063,8 @@ def test_a_bar_fits_its_line(columns, done, text, monkeypatch):
     bar = terminal.Bar("reading", 10)
     bar.add(done)
     assert bar.text(columns) == text
+
+
+def test_an_empty_path_is_told(capsys):
+    assert cli.main(["show", ""]) == 2
+    assert "the path of the file is empty" in capsys.readouterr().err

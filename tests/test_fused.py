@@ -48,7 +48,8 @@ def mixed():
 
 def test_unfuse_undoes_fuse_bit_for_bit():
     packed = pt.fuse(mixed())
-    assert sorted(packed.buffers) == ["fixed/float32", "trained/bfloat16", "trained/float32"]
+    kinds = [key.rpartition("/")[0] for key in sorted(packed.buffers)]
+    assert kinds == ["fixed/float32", "trained/bfloat16", "trained/float32"]
     assert sorted(packed.loose) == ["a/c", "big"]
     assert not pt.diff(pt.unfuse(packed), mixed())
     assert jax.tree.structure(pt.unfuse(packed)) == jax.tree.structure(mixed())
@@ -60,7 +61,7 @@ def test_unfuse_undoes_fuse_bit_for_bit():
 def test_equal_trees_have_one_layout_and_numpy_stays_numpy():
     host = jax.tree.map(np.asarray, mixed())
     assert pt.fuse(host).layout is pt.fuse(mixed()).layout
-    assert isinstance(pt.fuse(host).buffers["trained/float32"], np.ndarray)
+    assert {type(buffer) for buffer in pt.fuse(host).buffers.values()} == {np.ndarray}
     assert isinstance(pt.unfuse(pt.fuse(host))["a"]["w"], np.ndarray)
 
 
@@ -217,3 +218,41 @@ def test_sharded_leaves_stay_loose():
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
     params = {"a": jax.device_put(jnp.ones(8), sharding), "b": jnp.ones(8), "c": jnp.ones(8)}
     assert list(pt.fuse(params).loose) == ["a"]
+
+
+def test_a_packed_checkpoint_fits_no_other_tree_of_the_same_size(tmp_path):
+    file = tmp_path / "packed.safetensors"
+    saved = {"conv": {"w": jnp.ones((2, 3))}, "dense": {"w": jnp.full(4, 2.0)}}
+    pt.save(pt.fuse(saved), file)
+    back = pt.load(file, like=pt.fuse(jax.tree.map(jnp.zeros_like, saved)))
+    assert not pt.diff(pt.unfuse(back), saved)
+    others = [
+        {"attn": {"w": jnp.zeros(4)}, "conv": {"w": jnp.zeros((2, 3))}},
+        {"conv": {"w": jnp.zeros((3, 2))}, "dense": {"w": jnp.zeros(4)}},
+        {"conv": {"w": jnp.zeros(4)}, "dense": {"w": jnp.zeros((2, 3))}},
+    ]
+    for other in others:
+        with pytest.raises(pt.MismatchError, match="1 missing, 1 unexpected"):
+            pt.load(file, like=pt.fuse(other))
+
+
+def test_unfuse_makes_no_transfer_that_jax_would_forbid():
+    packed = pt.fuse({"a": jnp.arange(2.0), "b": jnp.arange(3.0)})
+    with jax.transfer_guard("disallow"):
+        tree = pt.unfuse(packed)
+    assert [leaf.tolist() for leaf in jax.tree.leaves(tree)] == [[0, 1], [0, 1, 2]]
+
+
+@pytest.mark.parametrize("waiting", ["a schedule", "MultiSteps"])
+def test_an_optimiser_of_whole_leaves_that_begins_late_is_refused_packed(waiting):
+    def late(make):
+        if waiting == "MultiSteps":
+            return optax.MultiSteps(make(1e-1), 70)
+        schedules = [optax.constant_schedule(0.0), optax.constant_schedule(1e-1)]
+        return make(optax.join_schedules(schedules, [70]))
+
+    packed = pt.fuse({"a": jnp.ones((2, 2)), "b": jnp.full(2, 9.0)})
+    loss_fn = lambda params, batch: sum((leaf**2).sum() for leaf in jax.tree.leaves(params))
+    with pytest.raises(pt.MismatchError, match="does not treat every element alike"):
+        pt.train_step(loss_fn, late(optax.lamb)).init(packed)
+    pt.train_step(loss_fn, late(optax.adamw)).init(packed)

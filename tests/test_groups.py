@@ -235,3 +235,18 @@ def test_it_chains_saves_and_loads_like_any_optimiser(tmp_path):
     loaded = pt.load(tmp_path / "state.safetensors", like=state)
     assert jax.tree.structure(loaded) == jax.tree.structure(state)
     assert not pt.diff(loaded, state)
+
+
+def test_all_that_no_rule_covers_is_listed():
+    params = {f"layer{at}": {"weight": jnp.ones(1), "bias": jnp.ones(1)} for at in range(20)}
+    with pytest.raises(pt.RuleError) as caught:
+        pt.group_optimizers({".*weight": optax.sgd(1.0)}).init(params)
+    bare = ", ".join(f"layer{at}/bias" for at in range(20))
+    assert f"no rule covers {bare}. Add a rule; None as its value freezes" in str(caught.value)
+
+
+@pytest.mark.parametrize("waiting", ["a schedule", "MultiSteps"])
+def test_decay_is_found_in_an_optimiser_that_begins_late(waiting):
+    schedule = optax.join_schedules([optax.constant_schedule(0.0), optax.constant_schedule(1e-1)], [100])
+    late = optax.adamw(schedule) if waiting == "a schedule" else optax.MultiSteps(optax.adamw(1e-3), 100)
+    pt.group_optimizers({".*": late}, wd_mult={".*": 0.5}).init({"w": jnp.ones(2)})

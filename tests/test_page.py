@@ -477,12 +477,68 @@ def test_a_bad_expression_is_marked_and_leaves_the_tree_as_it_is(browser, patter
 
 
 def test_a_search_finds_what_python_finds(browser):
-    patterns = [".*", ".*weight", "e.*", "head/bias", ".*r2/.*", "(?s)l.*", "a|count", r"\A.*\d.*\Z", "[^/]+"]
+    odd = (
+        "重み",
+        "x😀y",
+        "a]b",
+        "a-b",
+        "a.b",
+        "a{b",
+        "a{2}",
+        "aa",
+        "layer1",
+        "layer12",
+        "layer123",
+        "a\\Ab",
+        "٣",
+    )
+    tree = TREE | {name: {"w": np.zeros(2)} for name in odd}
+    everywhere = [
+        ".*",
+        ".*weight",
+        "e.*",
+        "head/bias",
+        ".*r2/.*",
+        "(?s)l.*",
+        "a|count",
+        r"\A.*\d.*\Z",
+        "[^/]+",
+    ]
+    counted = [
+        r"layer\d{,2}/w",
+        r"layer\d{2}/w",
+        r"layer\d{2,}/w",
+        "layer1{,}/w",
+        "a{b/w",
+        r"a\{2\}/w",
+        "a{2}/w",
+    ]
+    classes = [
+        r"\w+/w",
+        r"[\w.]+/w",
+        r"\W+/w",
+        r".*[^\W\d_]/w",
+        r".[\W_]./w",
+        "[]ab]+/w",
+        r"[\w-]+/w",
+        r"\D+/w",
+    ]
+    signs = [
+        ".{3}/w",
+        r"x\U0001F600y/w",
+        r"[x\U0001F600]+y/w",
+        r"a\\Ab/w",
+        r"a\-b/w",
+        r"\d/w",
+        "(?i)LAYER1/w",
+    ]
+    patterns = [*everywhere, *counted, *classes, *signs, r"(?P<x>a)(?P=x)/w"]
     script = """
         return %s.map((pattern) => { type(pattern); return parseInt($("output").textContent); });
     """
-    counts = [len(pt.collect_params(TREE, pattern, allow_empty=True)) for pattern in patterns]
-    assert browser(show(TREE).to_html(), script % json.dumps(patterns)) == counts
+    counts = [len(pt.collect_params(tree, pattern, allow_empty=True)) for pattern in patterns]
+    found = browser(show(tree).to_html(), script % json.dumps(patterns))
+    assert dict(zip(patterns, found, strict=True)) == dict(zip(patterns, counts, strict=True))
 
 
 def test_a_search_opens_what_is_folded_and_leaves_it_folded_in_the_end(browser):

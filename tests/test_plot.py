@@ -550,3 +550,20 @@ def test_numbers_that_an_axis_has_no_room_for(kind):
     assert message(pt.MismatchError, lambda: picture(params)) == (
         "plot: an axis ends at 1e+300, and these hold larger numbers:\n  a: 1e+305\n  c: 1e+301"
     )
+
+
+@pytest.mark.parametrize("kind", ["hist", "grads", "image", "spectrum"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "params/decoder/layer_{}/self_attention/query/kernel",
+        "bert.encoder.layer.{}.attention.output.dense.weight",
+        "model.layers.{}.self_attn.q_proj.weight",
+    ],
+)
+def test_labels_of_a_hundred_layers_are_apart(kind, name):
+    tree = {name.format(at): np.eye(4, dtype="float32") * (at + 1) for at in range(100)}
+    figure = pt.plot(tree, kind=kind, **({"grads": tree} if kind == "grads" else {}))
+    texts = [text.get_text() for text in figure.texts]
+    texts += [label.get_text() for axes in figure.axes for label in axes.get_yticklabels()]
+    assert len({text for text in texts if text.startswith((name[:3], "…"))}) == 100

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 import paramtree as pt
 from paramtree.report import rows as rows_module
@@ -459,3 +461,16 @@ def test_cells():
     assert bytes_text("4*n") == "4*n B"
     assert (share_text(1, 2), share_text(999_999, 1_000_000)) == ("50%", ">99%")
     assert (bars_text([]), bars_text([0, 0]), bars_text([1, 1000])) == ("", "", "▁█")
+
+
+def test_reports_work_where_a_mesh_is_set():
+    mesh = jax.make_mesh((8,), ("x",))  # of Explicit axes, as JAX makes them by itself
+    with jax.set_mesh(mesh):
+        spread = jax.device_put(jnp.arange(16.0).at[3].set(jnp.nan), NamedSharding(mesh, P("x")))
+        tree = {"plain": jnp.ones((8, 4)), "spread": spread}
+        assert pt.stats(tree)["plain"].values.mean == 1
+        assert [(fault.name, fault.first) for fault in pt.find_nonfinite(tree)] == [("spread", (3,))]
+        assert pt.show(tree).to_html()
+        assert pt.summary(tree, grads=tree)
+        with pytest.raises(pt.MismatchError):
+            pt.check_finite(tree)

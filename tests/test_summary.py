@@ -496,3 +496,14 @@ def test_initialisers_of_jax_are_called_by_what_made_them():
     tree = {name: pt.ParamSpec((2, 3), jnp.dtype("float32"), each) for name, each in initialisers.items()}
     found = {row.name: row.init for row in summary(tree).rows}
     assert found == {"he": "variance_scaling", "zeros": "zeros", "own": "my_init"}
+
+
+def test_gradients_of_numbers_of_python():
+    params = {"scale": 2.0, "w": jnp.ones(2)}
+    grads = jax.grad(lambda params: params["scale"] ** 2 * params["w"].sum())(params)
+    norms = [row["norm"] for row in pt.summary(params, grads=grads).to_dict()["rows"]]
+    assert norms == pytest.approx([8.0, 4.0 * 2**0.5])
+
+
+def test_one_element_is_one():
+    assert pt.summary({"w": jnp.ones(1)}).headline().startswith("1 parameter, 1 element, 4 B")

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import paramtree as pt
 from paramtree.report.track import Record, track
@@ -491,3 +492,28 @@ def test_without_matplotlib_everything_but_the_plot_works(monkeypatch):
     assert message(pt.ParamTreeError, lambda: tracker.plot(record)) == (
         "plot needs matplotlib. Install it with: pip install 'paramtree-jax[plot]'"
     )
+
+
+def test_nan_is_in_every_statistic_of_what_is_spread():
+    mesh = Mesh(np.array(jax.devices()), ("x",))
+    values = jnp.arange(16.0).at[0].set(jnp.nan).at[1].set(jnp.inf)
+    spread = jax.device_put(values, NamedSharding(mesh, PartitionSpec("x")))
+    tracker = pt.track(statistics=["absmax", "min", "max"])
+    record = tracker.update(tracker.init({"w": spread}), {"w": spread}, 0)
+    assert [np.isnan(rows).all() for rows in tracker.frame(record).values.values()] == [True] * 3
+
+
+def test_specs_cannot_be_recorded():
+    tracker, spec = pt.track(), {"w": jax.ShapeDtypeStruct((2,), "float32")}
+    with pytest.raises(pt.MismatchError, match="w is a spec, without values"):
+        tracker.update(tracker.init({"w": jnp.ones(2)}), spec, 0)
+
+
+def test_all_panels_have_the_same_steps():
+    pytest.importorskip("matplotlib")
+    tracker = pt.track(statistics=["rms", "nonfinite"])
+    record = tracker.init({"w": jnp.ones(2)})
+    for step in range(10):
+        record = tracker.update(record, {"w": jnp.ones(2) * (1.0 if step < 5 else jnp.nan)}, step)
+    rms, nonfinite = tracker.plot(record).axes[:2]
+    assert rms.get_xlim() == nonfinite.get_xlim() == pytest.approx((-0.45, 9.45))

@@ -582,3 +582,39 @@ def test_without_optax_the_error_names_the_extra(monkeypatch):
     assert str(caught.value) == (
         "group_optimizers needs optax. Install it with: pip install 'paramtree-jax[train]'."
     )
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_what_none_freezes_stays_whatever_follows_the_groups_in_a_chain(packed):
+    rules = {"f/.*": None, ".*": optax.scale_by_adam()}
+    chained = optax.chain(pt.group_optimizers(rules), optax.add_decayed_weights(0.1), optax.scale(-0.1))
+    params = {"a": {"w": jnp.ones(2), "b": jnp.ones(1)}, "f": {"w": jnp.array([-0.0, 1.0]), "b": jnp.ones(3)}}
+    loss_fn = lambda params, batch: sum((leaf * batch).sum() for leaf in jax.tree.leaves(params))
+    step = pt.train_step(loss_fn, chained)
+    state = step.init(pt.fuse(params, rules) if packed else params)
+    for _ in range(3):
+        state, _ = step(state, 1.0)
+    after = pt.unfuse(state.params)
+    assert jax.tree.map(lambda leaf: leaf.tobytes(), after["f"]) == jax.tree.map(
+        lambda leaf: leaf.tobytes(), params["f"]
+    )
+    assert pt.diff(after, params, select="a/.*")
+
+
+def test_a_loss_that_takes_a_key_or_none_and_what_is_no_state_are_told():
+    keyed = pt.train_step(lambda params, batch, key: params["w"].sum(), optax.sgd(0.1))
+    with pytest.raises(pt.ParamTreeError) as caught:
+        keyed(keyed.init({"w": jnp.ones(2)}), 0.0)
+    assert str(caught.value) == (
+        "train_step: calls the loss function with (params, batch), as the state has no key, which it does "
+        "not take: missing a required argument: 'key'. Change it, or give step.init(params, key) a key."
+    )
+    plain = pt.train_step(lambda params, batch: params["w"].sum(), optax.sgd(0.1))
+    with pytest.raises(pt.ParamTreeError) as caught:
+        plain(plain.init({"w": jnp.ones(2)}, jax.random.key(0)), 0.0)
+    assert str(caught.value) == (
+        "train_step: calls the loss function with (params, batch, key), as the state has a key, which it "
+        "does not take: too many positional arguments. Change it, or leave the key out of step.init."
+    )
+    with pytest.raises(pt.ParamTreeError, match=r"the state that step\.init\(params\) makes, and got a dict"):
+        plain({"w": jnp.ones(2)}, 0.0)

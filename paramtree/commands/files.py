@@ -42,6 +42,8 @@ def open_file(path: str) -> Opened:
         ParamTreeError: where it is of no known format, or damaged.
         BadNameError: where its names cannot be nested.
     """
+    if not path:
+        raise ParamTreeError("the path of the file is empty: a variable of the shell that is not set?")
     with _naming(path):
         stored = open_stored(Path(path))
         specs = join_parts(stored.specs | key_specs(stored.specs, stored.notes), stored.notes)

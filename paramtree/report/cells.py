@@ -35,6 +35,15 @@ def count_text(count: Any) -> str:
     return f"{count:,}" if isinstance(count, int) else str(count)
 
 
+def elements_text(count: Any) -> str:
+    """Count elements in words.
+
+    >>> elements_text(1), elements_text(12_000)
+    ('1 element', '12,000 elements')
+    """
+    return f"{count_text(count)} element{'' if count == 1 else 's'}"
+
+
 def number_text(number: float | int | None) -> str:
     """Write a number to three digits, and none as nothing; small whole numbers are whole.
 

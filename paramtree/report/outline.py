@@ -14,10 +14,10 @@ from paramtree.letters import printable
 from paramtree.names import SEPARATOR, Structure, blocks_above, natural_name_key
 from paramtree.nodes import Alias, follow, tied_names
 from paramtree.report.moments import Moments
+from paramtree.report.values import is_number
 from paramtree.select import Select, apply_select
 from paramtree.tree import fixed_names, is_array_like
 
-_NUMBERS = (bool, int, float, complex)
 _SHORT = reprlib.Repr()
 _SHORT.maxother = 100  # or an address, which is left out, is cut in its middle
 
@@ -101,7 +101,7 @@ def _line(name: str, leaf: Any, mark: str) -> Line:
         word = getattr(dtype, "name", str(dtype)).removeprefix("torch.")
         size = math.prod(shape)
         return Line(name, shape, word, size, size * getattr(dtype, "itemsize", 0), mark)
-    if isinstance(leaf, _NUMBERS):
+    if is_number(leaf):
         return Line(name, (), type(leaf).__name__, 1, np.asarray(leaf).nbytes, mark, repr(leaf))
     said = getattr(leaf, "__qualname__", "") or re.sub(r" at 0x[0-9a-f]+", "", _SHORT.repr(leaf))
     return Line(name, dtype=type(leaf).__name__, mark=mark, said=said)

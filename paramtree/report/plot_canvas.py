@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from paramtree.display import cut_apart
 from paramtree.errors import ParamTreeError
 from paramtree.letters import printable
 
@@ -212,11 +213,20 @@ class Rows(NamedTuple):
             )
 
 
+def elided_apart(texts: Sequence[str], most: int) -> list[str]:
+    """Write texts on one line of so many letters each, cut where it keeps most of them apart.
+
+    >>> elided_apart(["decoder/layer1/query/weight", "decoder/layer2/query/weight"], 20)
+    ['decoder/layer1…eight', 'decoder/layer2…eight']
+    """
+    return list(cut_apart([printable(text) for text in texts], max(most, 1)))
+
+
 def lay_rows(names: Sequence[str], notes: Sequence[str], tallest: float = 2.2) -> Rows:
     """Find the sizes with which rows stay legible, for one of them and for hundreds."""
     height = min(tallest, max(4.5 / len(names), 0.17 if len(names) <= 120 else 0.14))
     size = min(9.0, height * 72 * 0.66)
-    labels = [elided(name, 40) for name in names]
+    labels = elided_apart(names, 40)
     noted = max(map(len, notes), default=0)
     return Rows(
         labels,

@@ -14,6 +14,7 @@ from paramtree.report.plot_canvas import (
     Grid,
     Scale,
     elided,
+    elided_apart,
     head_height,
     label_ticks,
     lay_grid,
@@ -42,7 +43,7 @@ class _Tile(NamedTuple):
     """One image with its words; sizes in inches.
 
     Attributes:
-        name: of the parameter.
+        label: the name of the parameter, cut to the width of a cell.
         words: its sizes, and what part of it is shown.
         fault: what is wrong with its values; empty where nothing is.
         sheet: the image.
@@ -50,7 +51,7 @@ class _Tile(NamedTuple):
         height: as drawn.
     """
 
-    name: str
+    label: str
     words: str
     fault: str
     sheet: Sheet
@@ -128,17 +129,18 @@ def _lay(items: list[Item], room: float) -> tuple[Grid, list[list[_Tile]]]:
     grid = lay_grid(len(blocks), room)
     grid = grid._replace(width=_whole(grid.width))
     pixels = round((grid.width - _GAP) * _DPI)
-    return grid, [[_tile(item, pixels) for item in block] for block in blocks]
+    labels = iter(elided_apart([item.name for item in items], letters(grid.width - _GAP, grid.size)))
+    return grid, [[_tile(item, next(labels), pixels) for item in block] for block in blocks]
 
 
-def _tile(item: Item, room: int) -> _Tile:
+def _tile(item: Item, label: str, room: int) -> _Tile:
     values = item.numbers()
     fault = count_nonfinite(values)
     if not values.size:
         empty = Sheet(np.zeros((1, 1)), np.ones((1, 1), bool))
-        return _Tile(item.name, "x".join(map(str, item.shape)), "empty", empty, room / _DPI, _STRIP)
+        return _Tile(label, "x".join(map(str, item.shape)), "empty", empty, room / _DPI, _STRIP)
     if values.ndim < 2:
-        return _strip(item.name, values, fault, room)
+        return _strip(label, values, fault, room)
     tiles = as_tiles(item.name, values)
     sheet = mosaic(tiles, room // 2 if tiles.kernels else room)
     rows, columns = sheet.values.shape
@@ -147,17 +149,17 @@ def _tile(item: Item, room: int) -> _Tile:
     zoom_x = max(1, int(room * max(columns / longer, 0.25)) // columns)
     zoom_y = max(1, int(room * max(rows / longer, 0.25)) // rows)
     words = ", ".join(filter(None, (tiles.text, sheet.note)))
-    return _Tile(item.name, words, fault, sheet, columns * zoom_x / _DPI, rows * zoom_y / _DPI)
+    return _Tile(label, words, fault, sheet, columns * zoom_x / _DPI, rows * zoom_y / _DPI)
 
 
-def _strip(name: str, values: Array, fault: str, room: int) -> _Tile:
+def _strip(label: str, values: Array, fault: str, room: int) -> _Tile:
     step = -(-values.size // room)
     shown = values.reshape(1, -1)[:, ::step]
     words = str(values.size) if values.ndim else f"{float(values):.4g}"
     note = f"every {ordinal(step)}" if step > 1 else ""
     width = shown.size * (room // shown.size) / _DPI
     sheet = Sheet(shown, np.zeros(shown.shape, bool))
-    return _Tile(name, ", ".join(filter(None, (words, note))), fault, sheet, width, _STRIP)
+    return _Tile(label, ", ".join(filter(None, (words, note))), fault, sheet, width, _STRIP)
 
 
 def _draw_cell(
@@ -165,7 +167,7 @@ def _draw_cell(
 ) -> None:
     most = letters(grid.width - _GAP, grid.size)
     for tile in cell:
-        canvas.text(left, top, elided(tile.name, most), size=grid.size, family=MONO)
+        canvas.text(left, top, tile.label, size=grid.size, family=MONO)
         words = elided(", ".join(filter(None, (tile.fault, tile.words))), round(most * 1.1))
         canvas.text(left, top + 0.135, words, size=grid.size - 0.5, color=RED if tile.fault else SOFT)
         box = Box(_whole(left), _whole(top + _WORDS), tile.width, tile.height)

@@ -15,6 +15,7 @@ from paramtree.report.plot_canvas import (
     Canvas,
     Grid,
     elided,
+    elided_apart,
     head_height,
     label_ticks,
     lay_grid,
@@ -77,7 +78,8 @@ def draw_spectrum(drawn: Drawn, figure: Any) -> Any:
     one = len(matrices) == 1
     canvas.head("Singular values" if one else f"Singular values of {len(matrices):,} matrices", notes)
     limits = _limits(spectra)
-    for number, spectrum in enumerate(spectra):
+    labels = elided_apart([each.name for each in spectra], letters(grid.width - 0.1, grid.size))
+    for number, (spectrum, label) in enumerate(zip(spectra, labels, strict=True)):
         row, column = grid.at(number)
         box = Box(
             _LEFT + column * grid.width,
@@ -88,7 +90,7 @@ def draw_spectrum(drawn: Drawn, figure: Any) -> Any:
         axes = canvas.axes(box)
         _draw_panel(axes, spectrum, limits)
         axes.tick_params(labelleft=column == 0, labelbottom=number + grid.columns >= len(spectra))
-        _write(canvas, box, spectrum, grid)
+        _write(canvas, box, spectrum, label, grid)
     canvas.text(_LEFT, canvas.height - 0.22, "place among the singular values, from the largest to the least")
     middle = top + lines * (height + _WORDS) / 2
     canvas.text(0.15, middle, "singular value (not normalised)", rotation=90, va="center")
@@ -142,9 +144,9 @@ def _draw_panel(axes: "Axes", spectrum: Spectrum, limits: tuple[float, float]) -
     axes.grid(color=LINE, linewidth=0.6)
 
 
-def _write(canvas: Canvas, box: Box, spectrum: Spectrum, grid: Grid) -> None:
+def _write(canvas: Canvas, box: Box, spectrum: Spectrum, label: str, grid: Grid) -> None:
     most = letters(box.width + 0.1, grid.size)
-    canvas.text(box.left, box.top - _WORDS + 0.03, elided(spectrum.name, most), size=grid.size, family=MONO)
+    canvas.text(box.left, box.top - _WORDS + 0.03, label, size=grid.size, family=MONO)
     words = elided(", ".join(filter(None, (spectrum.fault, spectrum.words))), round(most * 1.1))
     colour = RED if spectrum.fault else SOFT
     canvas.text(box.left, box.top - _WORDS + 0.165, words, size=grid.size - 0.5, color=colour)

@@ -16,6 +16,7 @@ from paramtree.nodes import resolve
 from paramtree.report.cells import (
     bytes_text,
     count_text,
+    elements_text,
     json_number,
     number_text,
 )
@@ -32,7 +33,7 @@ from paramtree.report.summary_rows import (
     total,
     with_outputs,
 )
-from paramtree.report.values import check_gradients, check_not_traced, read_items
+from paramtree.report.values import check_gradients, check_not_traced, is_number, read_items
 from paramtree.select import Select, apply_select
 from paramtree.tree import fixed_names, flat_leaves, is_array_like
 
@@ -83,7 +84,7 @@ class Summary:
         all_of, fixed = self.totals, self.totals.fixed
         said = [f"{all_of.parameters:,} parameter{'' if all_of.parameters == 1 else 's'}"]
         if all_of.parameters:
-            said += [f"{count_text(all_of.count)} elements", bytes_text(all_of.nbytes)]
+            said += [elements_text(all_of.count), bytes_text(all_of.nbytes)]
         if any(row.sharding for row in self.rows):
             said.append(f"{bytes_text(all_of.device_bytes)} per device")
         if not isinstance(fixed, int) or fixed:
@@ -270,9 +271,8 @@ def _places_of_layers(net: Any, path: str) -> list[str]:
 def _norms(held: Mapping[str, Any], grads: Any, whole: bool) -> dict[str, float]:
     items = read_items(grads)
     check_not_traced("summary: gradients", items)
-    check_gradients(
-        "summary", {name: getattr(leaf, "shape", None) for name, leaf in held.items()}, items, whole
-    )
+    shapes = {name: getattr(leaf, "shape", () if is_number(leaf) else None) for name, leaf in held.items()}
+    check_gradients("summary", shapes, items, whole)
     there = [item for item in items if item.array is not None and item.name in held]
     return {
         item.name: each.norm

@@ -15,11 +15,9 @@ from paramtree.errors import listing
 from paramtree.names import SEPARATOR, Structure, blocks_above, natural_key
 from paramtree.nodes import Alias, follow
 from paramtree.report.cells import spec_text
-from paramtree.report.values import dtype_name, is_traced
+from paramtree.report.values import dtype_name, is_number, is_traced
 from paramtree.select import depends_on_leaves, freeze_select, matches
 from paramtree.tree import is_array_like
-
-_NUMBERS = (bool, int, float, complex)
 
 
 class Row(NamedTuple):
@@ -60,7 +58,7 @@ class Row(NamedTuple):
 
 def parameter_row(name: str, leaf: Any, fixed: str = "", norm: float | None = None) -> Row:
     """Describe one leaf."""
-    if isinstance(leaf, _NUMBERS):
+    if is_number(leaf):
         leaf = np.asarray(leaf)
     if not is_array_like(leaf):
         return Row(name, "parameter", dtype=reprlib.repr(leaf), fixed=fixed, norm=norm, parameters=1)

@@ -223,6 +223,10 @@ def _narrowing(leaf: Any) -> str:
     return f"is {leaf.dtype} in NumPy, which JAX would narrow; pt.cast it, or set jax_enable_x64"
 
 
+def _absence(leaf: Any) -> str:
+    return "is a spec, without values" if isinstance(leaf, jax.ShapeDtypeStruct) else ""
+
+
 def _recorded(record: Record, params: Any) -> list[Any]:
     leaves, structure = flatten_named(params)
     missing = [name for name in record.names if name not in structure.position]
@@ -239,7 +243,7 @@ def _recorded(record: Record, params: Any) -> list[Any]:
     faults = [
         f"{name} {fault}"
         for name, leaf in zip(record.names, found, strict=True)
-        if (fault := _fault(leaf) or _narrowing(leaf))
+        if (fault := _fault(leaf) or _narrowing(leaf) or _absence(leaf))
     ]
     raise_faults(MismatchError, "track: these cannot be recorded:", faults)
     return found

@@ -15,7 +15,7 @@ from paramtree.report.plot_canvas import (
     SMALL,
     Box,
     Canvas,
-    elided,
+    elided_apart,
     head_height,
     label_ticks,
     lay_rows,
@@ -69,11 +69,11 @@ def _draw_lines(
     wide = (width - 0.75) / columns - gap + 0.1
     canvas = make_canvas(width, top + lines * (high + 0.6) + 0.1, figure)
     canvas.head(_title(names, steps), notes)
-    for at, name in enumerate(names):
+    for at, name in enumerate(elided_apart(names, 90)):
         look = {"size": SMALL, "family": MONO}
         place = head_height(notes) + 0.17 * at
         canvas.text(0.15, place, "\N{BLACK SQUARE}", color=SERIES[at], size=SMALL)
-        canvas.text(0.32, place, elided(name, 90), **look)
+        canvas.text(0.32, place, name, **look)
     for number, (statistic, rows) in enumerate(values.items()):
         row, column = divmod(number, columns)
         axes = canvas.axes(Box(0.75 + column * (wide + gap), top + row * (high + 0.6), wide, high))
@@ -81,6 +81,8 @@ def _draw_lines(
             style = "o" if len(steps) == 1 else "-"
             axes.plot(steps, _known(rows[:, at]), style, color=SERIES[at], linewidth=1.4, markersize=4)
         _finish_lines(axes, statistic, rows)
+        margin = 0.05 * float(steps[-1] - steps[0]) or 0.5
+        axes.set_xlim(float(steps[0]) - margin, float(steps[-1]) + margin)  # one for all, known or not
         axes.set_xlabel("step" if number + columns >= len(values) else "", size=SMALL + 1, color=INK)
     return canvas.figure
 

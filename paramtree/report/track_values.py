@@ -28,8 +28,16 @@ def _scaled(measure: Statistic) -> Statistic:
     return measured
 
 
+def _known(measure: Statistic) -> Statistic:
+    """Measure values of which one may be NaN: where devices put their largest together, XLA loses it."""
+    return lambda values: jnp.where(jnp.isnan(values).any(), jnp.nan, measure(values))
+
+
 def _absmax(values: Any) -> Any:
-    return jnp.max(jnp.abs(values))
+    return _max(jnp.abs(values))
+
+
+_min, _max = _known(jnp.min), _known(jnp.max)
 
 
 def _zeros(values: Any) -> Any:
@@ -45,8 +53,8 @@ STATISTICS: dict[str, Statistic] = {
     "mean": _scaled(jnp.mean),
     "std": _scaled(jnp.std),
     "absmax": _absmax,
-    "min": jnp.min,
-    "max": jnp.max,
+    "min": _min,
+    "max": _max,
     "norm": _scaled(_norm),
     "zeros": _zeros,
     "nonfinite": _nonfinite,

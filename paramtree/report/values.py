@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, use_abstract_mesh
 
 from paramtree.checkpoint.layout import dtype_fault, is_narrowed
 from paramtree.checkpoint.tensors import array_of, is_tensor
@@ -23,8 +23,6 @@ from paramtree.nodes import tied_names
 from paramtree.report.rows import LARGE, Kind, Rows, batches, lay_out
 from paramtree.select import Select, apply_select
 from paramtree.tree import is_array, is_array_like
-
-_NUMBERS = (bool, int, float, complex)
 
 
 class Item(NamedTuple):
@@ -82,8 +80,17 @@ def _jax_item(name: str, array: jax.Array) -> Item:
     return Item(name, array if near else np.asarray(array), array.shape, dtype)
 
 
+def is_number(leaf: object) -> bool:
+    """Tell whether a leaf is a number of Python.
+
+    >>> is_number(1.0), is_number(np.float32(1))
+    (True, False)
+    """
+    return isinstance(leaf, bool | int | float | complex)
+
+
 def _item(name: str, leaf: Any) -> Item:
-    if isinstance(leaf, _NUMBERS):
+    if is_number(leaf):
         leaf = np.asarray(leaf)
     elif hasattr(leaf, "__jax_array__"):
         return _jax_item(name, leaf.__jax_array__())
@@ -201,6 +208,15 @@ def launch(
         many: for small arrays in common rows; gives a result for each of the `Rows`.
         one: for a large array, or one that is spread over devices, as its second argument says.
     """
+    with use_abstract_mesh(_NO_MESH):  # one that the user has set would have to be that of every array
+        return _launch(arrays, many, one)
+
+
+def _launch(
+    arrays: Sequence[Any],
+    many: Callable[[tuple[Any, ...], list[Rows]], Sequence[Any]],
+    one: Callable[[Any, bool], Any],
+) -> list[Launched]:
     arrays = [_on_auto_axes(each) if isinstance(each, jax.Array) else each for each in arrays]
     places = [_place_of(each.sharding) if isinstance(each, jax.Array) else _HOST for each in arrays]
     kinds = [
@@ -239,3 +255,4 @@ def sixteens(parts: tuple[Any, Any]) -> np.ndarray[Any, Any]:
 
 
 _HOST = _Place(-1, False, True)
+_NO_MESH = AbstractMesh((), ())

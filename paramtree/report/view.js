@@ -4,15 +4,45 @@
   const svg = (path) => `<svg viewBox="0 0 16 16" aria-hidden="true">${path}</svg>`;
   const make = (tag, properties) => Object.assign(document.createElement(tag), properties);
 
-  // the pattern must match the whole name, and is written as Python writes it
+  // the pattern must match the whole name, and is written as Python writes it: what JavaScript writes otherwise,
+  // inside of brackets or not, is translated
+  const WORD = "\\p{L}\\p{N}_";
+  const escape = (sign, inside) => {
+    if (sign === "w") return inside ? WORD : `[${WORD}]`;
+    if (sign === "W" && !inside) return `[^${WORD}]`;
+    if (sign === "d") return "\\p{Nd}";
+    if (sign === "D") return "\\P{Nd}";
+    if (sign === "A" && !inside) return "^";
+    if (sign === "Z" && !inside) return "$";
+    return /[\w^$\\.*+?()[\]{}|/]/.test(sign) || (inside && sign === "-") ? `\\${sign}` : sign;
+  };
+  const ESCAPES = /\\(?:U([0-9a-fA-F]{8})|([^]))/gu;
+  const escapes = (text, inside) =>
+    text.replace(ESCAPES, (_, point, sign) => (point ? `\\u{${point.replace(/^0+(?=.)/, "")}}` : escape(sign, inside)));
+  const PARTS =
+    /\[(\^?)(\]?(?:\\[^]|[^\]\\])*)\]|\\(?:U[0-9a-fA-F]{8}|[^])|\(\?P<|\(\?P=(\w+)\)|\{,(\d*)\}|\{\d+(?:,\d*)?\}|[{}\]]/gu;
+  const bracket = (not, inside) => {
+    let notWord = false; // its own brackets, as JavaScript knows no complement of several classes in others
+    const rest = inside.replace(/\\([^])/gu, (part, sign) => (sign === "W" ? ((notWord = true), "") : part));
+    const set = `[${not && !notWord ? "^" : ""}${escapes(rest.replace(/^\]/, "\\]"), true)}]`;
+    if (!notWord) return set;
+    return not ? `(?:(?!${set})[${WORD}])` : `(?:[^${WORD}]|${set})`;
+  };
+  const translate = (text) =>
+    text.replace(PARTS, (part, not, inside, group, most) => {
+      if (inside !== undefined) return bracket(not, inside);
+      if (part === "(?P<") return "(?<";
+      if (group) return `\\k<${group}>`;
+      if (most !== undefined) return `{0,${most}}`;
+      if (part.length === 1) return `\\${part}`;
+      return escapes(part, false);
+    });
   const compile = (text) => {
     const flags = /^\(\?([ims]+)\)/.exec(text);
-    const body = text
-      .slice(flags ? flags[0].length : 0)
-      .replace(/\\[AZ]|\(\?P<|\(\?P=(\w+)\)/g, (found, group) =>
-        found === "\\A" ? "^" : found === "\\Z" ? "$" : group ? `\\k<${group}>` : "(?<");
-    new RegExp(body);
-    return new RegExp(`^(?:${body})$`, flags ? flags[1] : "");
+    const body = translate(text.slice(flags ? flags[0].length : 0));
+    new RegExp(body, "u");
+    const more = flags ? [...flags[1]].filter((flag) => flag !== "s").join("") : "";
+    return new RegExp(`^(?:${body})$`, `su${[...new Set(more)].join("")}`);
   };
 
   const write = async (text, root) => {
@@ -116,7 +146,7 @@
         hits = field.value ? hitsOf(field.value) : null;
       } catch (error) {
         field.setAttribute("aria-invalid", "true");
-        told.textContent = error.message.replace(/^.*\/: /, "not a regular expression: ");
+        told.textContent = error.message.replace(/^.*\/[a-z]*: /, "not a regular expression: ");
         return;
       }
       field.removeAttribute("aria-invalid");

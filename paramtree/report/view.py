@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from paramtree import display
-from paramtree.report.cells import bytes_text, count_text
+from paramtree.report.cells import bytes_text, count_text, elements_text
 from paramtree.report.foldable import tree_html
 from paramtree.report.moments import Moments
 from paramtree.report.outline import (
@@ -49,7 +49,7 @@ class View:
         whole = self.blocks[""]
         said = [parameters_text(whole.parameters)]
         if whole.parameters:
-            said += [f"{count_text(whole.size)} elements", bytes_text(whole.nbytes)]
+            said += [elements_text(whole.size), bytes_text(whole.nbytes)]
         said += [
             f"{whole.tied:,} tied" if whole.tied else "",
             f"{whole.fixed:,} fixed" if whole.fixed else "",

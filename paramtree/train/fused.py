@@ -8,10 +8,10 @@ once, as differentiating through the slices would add up one whole buffer per le
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from itertools import pairwise
+from hashlib import blake2b
 from typing import Any, NamedTuple, TypeGuard
 
 import jax
@@ -20,7 +20,16 @@ from jax.core import Tracer
 
 from paramtree import display
 from paramtree.errors import MismatchError, TieError, listing, raise_faults
-from paramtree.names import Structure, TreeDef, flatten_named, flatten_tree, picker, structure_of, untyped_jax
+from paramtree.names import (
+    SEPARATOR,
+    Structure,
+    TreeDef,
+    flatten_named,
+    flatten_tree,
+    picker,
+    structure_of,
+    untyped_jax,
+)
 from paramtree.nodes import Fixed
 from paramtree.select import Rules, apply_rules, numbered, parse_rules
 from paramtree.ties import find_tied
@@ -65,7 +74,7 @@ class Fused:
     """A packed tree; made by `fuse`, taken apart by `unfuse`.
 
     Attributes:
-        buffers: vectors of many leaves, by group and dtype.
+        buffers: vectors of many leaves, by group, dtype and a digest of what they hold.
         loose: the leaves that are not packed, by name.
         layout: where each leaf lies.
     """
@@ -80,7 +89,8 @@ class Fused:
         Raises:
             MismatchError: where buffers were frozen.
         """
-        frozen = [key for key, held in sorted((self.buffers | self.loose).items()) if isinstance(held, Fixed)]
+        frozen = [_title(key) for key, held in sorted(self.buffers.items()) if isinstance(held, Fixed)]
+        frozen += [name for name, held in sorted(self.loose.items()) if isinstance(held, Fixed)]
         headline = (
             "whole buffers of this packed tree are frozen, which nothing can train; freeze parameters by "
             "name before they are packed, with pt.fuse(pt.freeze(params, select)):"
@@ -117,7 +127,8 @@ class Fused:
 
     def __repr__(self) -> str:
         packed = sum(slot.start is not None for slot in self.layout.slots)
-        lines = [f"{key} ({display.shape_dtype(buffer)})" for key, buffer in sorted(self.buffers.items())]
+        buffers = sorted(self.buffers.items())
+        lines = [f"{_title(key)} ({display.shape_dtype(buffer)})" for key, buffer in buffers]
         return display.block_text(f"Fused: {packed} of {len(self.layout.slots)} leaves packed", lines)
 
 
@@ -150,11 +161,15 @@ def _views(buffer: Any, starts: Sequence[int]) -> Sequence[Any]:
         return np.split(buffer, starts[1:])
     if isinstance(buffer, Tracer):
         return untyped_jax.numpy.split(buffer, starts[1:])
-    return [_view(buffer, start, end - start) for start, end in pairwise((*starts, buffer.size))]
+    ends = (*starts[1:], buffer.size)
+    # put there by its name: where implicit transfers are forbidden, a number in a call is one
+    return [
+        _view(buffer, jax.device_put(start), end - start) for start, end in zip(starts, ends, strict=True)
+    ]
 
 
 @partial(untyped_jax.jit, static_argnums=2)
-def _view(buffer: Any, start: int, size: int) -> Any:
+def _view(buffer: Any, start: jax.Array, size: int) -> Any:
     # compiled once for each size: one program that gives all of many leaves compiles for seconds
     return jax.lax.dynamic_slice_in_dim(buffer, start, size)
 
@@ -179,7 +194,8 @@ def _restricted(layout: Layout, indices: tuple[int, ...], treedef: TreeDef) -> L
         slot.key: named[at] for at, slot in enumerate(layout.slots) if slot.key in mine and at not in inside
     }
     faults = [
-        f"{key} holds {listing([named[at] for at in sorted(inside) if layout.slots[at].key == key], 3)}, "
+        f"{_title(key)} holds "
+        f"{listing([named[at] for at in sorted(inside) if layout.slots[at].key == key], 3)}, "
         f"and {other}, which is of another group"
         for key, other in sorted(strangers.items())
     ]
@@ -198,7 +214,8 @@ def fuse(params: Any, rules: Rules | None = None, /, *, like: Any = None) -> Any
 
     Leaves of more than 65,536 elements, and those that are sharded, stay as they are: copying them would cost
     more than it saves. Fixed leaves have buffers of their own. An optimiser works on whole buffers, so it
-    must treat every element alike, as SGD, Adam and clipping by the global norm do: `train_step` checks.
+    must treat every element alike, as SGD, Adam and clipping by the global norm do: `train_step` checks. A
+    checkpoint of a packed tree fits that tree alone; one of `unfuse(params)` fits any of the same names.
 
     Args:
         params: any tree of arrays. Ties stay ties.
@@ -238,7 +255,28 @@ def fuse(params: Any, rules: Rules | None = None, /, *, like: Any = None) -> Any
             continue
         slots.append(Slot(key, tuple(leaf.shape), ends[key]))
         ends[key] += slots[-1].size
+    slots = _with_digests(slots, names)
     return pack(_interned(Layout(structure.treedef, tuple(slots))), leaves)
+
+
+def _with_digests(slots: Sequence[Slot], names: Mapping[int, str]) -> list[Slot]:
+    """End the key of each buffer with a digest of what lies where in it.
+
+    A checkpoint of a packed tree holds its buffers by key, so it fits no other tree that is as large.
+    """
+    held: dict[str, list[Any]] = {}
+    for at, slot in enumerate(slots):
+        held.setdefault(slot.key, []).append((names[at], slot.shape, slot.start))
+    digests = {key: blake2b(repr(held[key]).encode(), digest_size=4).hexdigest() for key in held}
+    return [
+        slot if slot.start is None else slot._replace(key=f"{slot.key}{SEPARATOR}{digests[slot.key]}")
+        for slot in slots
+    ]
+
+
+def _title(key: str) -> str:
+    """Give the key of a buffer without its digest."""
+    return key.rpartition(SEPARATOR)[0]
 
 
 def check_shared(params: Any, asked: str) -> None:

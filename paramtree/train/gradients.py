@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from paramtree import display
-from paramtree.errors import MismatchError, first_of, raise_faults
+from paramtree.errors import MismatchError, ParamTreeError, first_of, raise_faults
 from paramtree.names import Structure, structure_of, untyped_jax
 from paramtree.nodes import Fixed
 from paramtree.select import Rule
@@ -101,7 +102,9 @@ class Task:
     def _loss(self, leaves: list[Any], places: Places, batch: Any, key: Any) -> Any:
         params = places.structure.treedef.unflatten(leaves)
         seen = as_seen(params, self.precision) if self.precision else params
-        loss, after, aux = self._outputs(self.loss_fn(*(seen, batch, *([] if key is None else [key]))))
+        given = (seen, batch) if key is None else (seen, batch, key)
+        _check_call(self.loss_fn, given)
+        loss, after, aux = self._outputs(self.loss_fn(*given))
         _check_loss(loss)
         old = [leaves[index] for index in places.statistics]
         return jnp.asarray(loss), (_new_statistics(after, places, old) if self.has_state else old, aux)
@@ -141,6 +144,25 @@ def _kind(out: Any) -> str:
     if isinstance(out, tuple):
         return f"({', '.join(map(_kind, out))})"
     return f"an array of {display.shape_dtype(out)}" if hasattr(out, "shape") else f"a {type(out).__name__}"
+
+
+def _check_call(loss_fn: Callable[..., Any], given: Sequence[Any]) -> None:
+    try:
+        signature(loss_fn).bind(*given)
+    except ValueError:  # a function of C, which tells nothing of its arguments
+        return
+    except TypeError as error:
+        with_key = len(given) == 3
+        advice = "leave the key out of step.init" if with_key else "give step.init(params, key) a key"
+        called = (
+            "(params, batch, key), as the state has a key"
+            if with_key
+            else "(params, batch), as the state has no key"
+        )
+        raise ParamTreeError(
+            f"train_step: calls the loss function with {called}, which it does not take: {error}. "
+            f"Change it, or {advice}."
+        ) from error
 
 
 def _check_loss(loss: Any) -> None:

@@ -223,7 +223,7 @@ def _winners(
         )
     bare = [name for name in trained if name not in hit]
     if required and bare:
-        faults.append(f"no rule covers {listing(bare, 6)}. Add a rule; None as its value freezes")
+        faults.append(f"no rule covers {', '.join(bare)}. Add a rule; None as its value freezes")
     count = len(structure.names)
     headline = (
         f"group_optimizers: {what} do not fit the tree of {count} parameter{'' if count == 1 else 's'}:"

@@ -127,7 +127,7 @@ class TrainStep:
         gradients = _packed_gradients(part, places, found)
 
         def changed() -> _Heavy:
-            new, new_opt_state = self._optimized(params, part, opt_state, gradients, found.loss)
+            new, new_opt_state = self._optimized(params, part, places, opt_state, gradients, found.loss)
             if self.task.has_state and places.statistics:
                 fixed = part_of(params, _names(places, places.statistics))
                 new = overlaid(new, [filled(fixed, found.statistics)])
@@ -145,7 +145,7 @@ class TrainStep:
         return kept, (key, step + good.astype(step.dtype), jnp.logical_not(good)), out
 
     def _optimized(
-        self, params: Any, part: Any, opt_state: Any, gradients: Any, loss: Any
+        self, params: Any, part: Any, places: Places, opt_state: Any, gradients: Any, loss: Any
     ) -> tuple[Any, Any]:
         optax = import_optax("train_step")
         faults = state_faults(self.optimizer, part, opt_state)
@@ -154,6 +154,9 @@ class TrainStep:
         )
         raise_faults(MismatchError, headline, first_of(faults))
         updates, new_opt_state = updates_of(self.optimizer, gradients, opt_state, part, loss)
+        if places.learned != places.trained:  # what follows the groups in a chain may move what they freeze
+            learned = _names(places, places.learned)
+            part, updates = part_of(part, learned), part_of(updates, learned)
         with promoting():
             return overlaid(params, [optax.apply_updates(part, updates)]), new_opt_state
 
@@ -172,6 +175,11 @@ class TrainStep:
 
 
 def _run(step: TrainStep, state: TrainState, batch: Any, many: bool) -> tuple[TrainState, Any]:
+    given: Any = state
+    if not isinstance(given, TrainState):
+        raise ParamTreeError(
+            f"train_step: takes the state that step.init(params) makes, and got a {type(given).__name__}."
+        )
     stopped: Any = state.stopped
     if step.check_finite and is_concrete(stopped) and _is_known(stopped) and _read(stopped):
         raise ParamTreeError(_stopping(state))

@@ -82,7 +82,7 @@ def _jobs():
     for title, network, repeat in (("ResNet", "resnet", False), ("Transformer", "transformer", True)):
         yield Job(f"train a {title}, one step, warm", partial(step_job, network, repeat=repeat))
         yield Job(f"compile the step of the {title}, cold", partial(compile_job, network, repeat=repeat))
-    for depth in (6, 24, 48):
+    for depth in (6, 24):
         run = partial(depth_job, depth)
         yield Job(f"compile the step of {depth} blocks, cold", run, None, "compile", depth)
     for width in (16, 64):

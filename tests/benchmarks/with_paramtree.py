@@ -69,7 +69,7 @@ def transformer(depth=DEPTH, repeat=False, make=None):
 
 
 def training(net, batch, optimiser):
-    params = jax.jit(net.init)(jax.random.key(0), batch[0])
+    params = net.init(jax.random.key(0), batch[0])
 
     @partial(jax.jit, donate_argnums=1)
     def step(batch, state):
@@ -90,7 +90,7 @@ def training(net, batch, optimiser):
 
 def by_train_step(net, batch, optimiser, **options):
     """Train by `pt.train_step`, where `training` writes the step by hand."""
-    params = jax.jit(net.init)(jax.random.key(0), batch[0])
+    params = net.init(jax.random.key(0), batch[0])
 
     def loss(params, batch):
         logits, new = net.apply_and_update(params, batch[0])
