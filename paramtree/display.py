@@ -180,7 +180,8 @@ def cut_apart(texts: Sequence[str], size: int) -> Sequence[str]:
     best = max(map(cut, sorted(range(size), key=lambda left: abs(left - size // 2))), key=apart)
     if apart(best) == apart(texts) or size < _LEAST:
         return best
-    inside = [[_inside(text, start, size) for text in texts] for start in range(max(map(len, texts)))]
+    starts = range(min(len(text) for text in texts if text_width(text) > size) - size + 3)
+    inside = [[_inside(text, start, size) for text in texts] for start in starts]
     return max(best, *(found for found in inside if max(map(text_width, found)) <= size), key=apart)
 
 

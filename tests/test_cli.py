@@ -1068,3 +1068,11 @@ def test_a_bar_fits_its_line(columns, done, text, monkeypatch):
 def test_an_empty_path_is_told(capsys):
     assert cli.main(["show", ""]) == 2
     assert "the path of the file is empty" in capsys.readouterr().err
+
+
+def test_convert_tells_programs_what_it_wrote(paramtree):
+    np.savez("a.npz", w=np.ones((2, 3), np.float32), b=np.ones(2, np.float32))
+    code, out, err = paramtree("convert", "a.npz", "b.safetensors", "--json")
+    done = {"in": "a.npz", "out": "b.safetensors", "parameters": 2, "bytes": 32}
+    assert (code, json.loads(out), err) == (0, done, "")
+    assert pt.load("b.safetensors")["w"].shape == (2, 3)

@@ -1,5 +1,6 @@
 """`paramtree convert`: a file written in another format, or under other names."""
 
+import json
 import os
 from argparse import ArgumentParser, Namespace
 from functools import partial
@@ -15,7 +16,7 @@ from paramtree.checkpoint.layout import Leaves, host_array, split_parts
 from paramtree.checkpoint.rows import count_text
 from paramtree.checkpoint.stored import Array
 from paramtree.commands import terminal
-from paramtree.commands.command import Command, Outcome, add_file, add_rules
+from paramtree.commands.command import Command, Outcome, add_file, add_json, add_rules
 from paramtree.commands.files import bytes_of, open_file
 from paramtree.commands.plan import plan_lines
 from paramtree.commands.rules import read_casts, read_renames
@@ -36,6 +37,7 @@ def _configure(parser: ArgumentParser) -> None:
         help="a file whose names, dtypes and ties the result gets; needed for files without names (.eqx). "
         "All values are then held in memory at once",
     )
+    add_json(parser)
     parser.add_argument("--force", action="store_true", help="replace OUT where it exists")
 
 
@@ -57,6 +59,9 @@ def _run(options: Namespace) -> Outcome:
             _write_one_by_one(source, out, rename, plan, bar)
         else:
             save(plan.params(), out)
+    if options.json:
+        done = {"in": source, "out": options.out, "parameters": len(written), "bytes": size}
+        return Outcome(0, json.dumps(done, indent=2))
     count = f"{len(written):,} parameter{'' if len(written) == 1 else 's'}"
     return Outcome(0, f"wrote {options.out!r}: {count}, {bytes_text(size)} ({count_text(plan.rows)})")
 
