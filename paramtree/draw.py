@@ -19,7 +19,7 @@ import numpy as np
 from jax.core import Tracer
 
 from paramtree import display
-from paramtree.bits import fused, is_threefry
+from paramtree.bits import fold_words, fused, is_threefry
 from paramtree.errors import (
     HINTED,
     MismatchError,
@@ -30,7 +30,7 @@ from paramtree.errors import (
     listing,
     raise_faults,
 )
-from paramtree.init import Initializer, Load, Mixed, Uniform, takes_name
+from paramtree.init import Initializer, Load, Mixed, Ones, Uniform, Zeros, takes_name
 from paramtree.names import flatten_named, join, untyped_jax
 from paramtree.nodes import Fixed
 from paramtree.select import Rules, apply_rules, matches, parse_rules, spells_out
@@ -48,6 +48,9 @@ NEEDS_VALUES = (
 _JAX_INITIALISERS = {jax.nn.initializers.zeros.__module__, jax.nn.initializers.normal().__module__}
 _KNOWN = {*_JAX_INITIALISERS, Initializer.__module__}
 _FEW = 8  # parameters drawn together, for which it takes longer to compile the loop of JAX's own bits
+_FILLS = {Zeros(): 0, Ones(): 1}  # what needs no program
+# small loops, as over a kernel of 3 x 3, are not unrolled, which would take three times as long to compile
+_QUICK = {"compiler_options": {"xla_backend_optimization_level": 2}}
 _UNSET: Any = object()
 _NOT_AS_ASKED = "these initialisers did not give what was asked:"
 
@@ -153,8 +156,22 @@ def _hashes(names: tuple[str, ...]) -> np.ndarray[Any, Any]:
     return np.frombuffer(digests, "<u4").reshape(-1, 2)
 
 
+def _keys_by_name(key: jax.Array, names: tuple[str, ...]) -> Any:
+    """Give the data of the keys of names; on the host, where they are not traced."""
+    words = jax.random.key_data(key)
+    if is_threefry(key) and not isinstance(words, Tracer):
+        return np.stack(fold_words(np.asarray(words), _hashes(names).T), -1)
+    keys = jax.random.key_data(_fold_all(key, _hashes(names)))
+    # keys that are committed to one device would be refused by a mesh of others
+    return keys if isinstance(keys, Tracer) else np.asarray(keys)
+
+
 @untyped_jax.jit
 def _fold_all(key: jax.Array, hashes: Any) -> jax.Array:
+    if is_threefry(key):
+        words = untyped_jax.numpy.stack(fold_words(jax.random.key_data(key), hashes.T), -1)
+        return jax.random.wrap_key_data(words, impl=jax.random.key_impl(key)) if _is_typed(key) else words
+
     def fold(pair: Any) -> jax.Array:
         return jax.random.fold_in(jax.random.fold_in(key, pair[0]), pair[1])
 
@@ -163,6 +180,8 @@ def _fold_all(key: jax.Array, hashes: Any) -> jax.Array:
 
 def _for_each(function: Callable[[Any], jax.Array], items: Any, key: jax.Array) -> jax.Array:
     """Map a function over the first axis, so that each result is the same whatever stands beside it."""
+    if len(items) == 1:
+        return function(items[0])[None]  # which is traced in two thirds of the time
     # the hardware generators give a batch of keys the bits of its first: these go one by one
     return untyped_jax.vmap(function)(items) if is_threefry(key) else untyped_jax.lax.map(function, items)
 
@@ -230,16 +249,19 @@ def _draw_each(
         for name, group in groups.items()
         if isinstance(group, tuple)
     }
-    keys = jax.random.key_data(_fold_all(key, _hashes(tuple(chain.from_iterable(names.values())))))
-    # keys that are committed to one device would be refused by a mesh of others
-    keys = keys if isinstance(keys, Tracer) else np.asarray(keys)
+    keys = _keys_by_name(key, tuple(chain.from_iterable(names.values())))
+    traced = isinstance(keys, Tracer)
     drawn: dict[str, jax.Array] = {}
     start = 0
     for name, each in names.items():
-        lead = specs[name].shape[: len(specs[name].repeats)]
-        program = partial(_program(placed[name]), *groups[name], lead, jax.random.key_impl(key))
-        own, start = keys[start : start + len(each)], start + len(each)
-        drawn[name] = _named_errors([name], partial(program, own))
+        spec, own, start = specs[name], keys[start : start + len(each)], start + len(each)
+        fill = None if traced else _FILLS.get(groups[name][0])
+        if fill is None:
+            program, lead = _program(placed[name], traced), spec.shape[: len(spec.repeats)]
+            given = *groups[name], lead, jax.random.key_impl(key), own
+            drawn[name] = _named_errors([name], partial(program, *given))
+        else:
+            drawn[name] = _full(spec, fill, placed[name])
         if shardings:  # the memory that drawing takes is that of one, and not of all in flight
             jax.block_until_ready(drawn[name])
     # a user's function, a value from a file, a foreign pair: each is made whole, and spread before the next
@@ -270,10 +292,18 @@ def put(array: Any, sharding: Any) -> jax.Array:
     return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
 
+def _full(spec: ParamSpec, fill: int, sharding: Any) -> jax.Array:
+    values = np.broadcast_to(np.array(fill, spec.dtype), spec.shape)  # which takes no memory itself
+    return jax.device_put(values, may_alias=False) if sharding is None else put(values, sharding)
+
+
 @lru_cache(maxsize=256)
-def _program(sharding: Any) -> Callable[..., jax.Array]:
+def _program(sharding: Any, traced: bool) -> Callable[..., jax.Array]:
     placed = {} if sharding is None else {"out_shardings": sharding}
-    return untyped_jax.jit(_draw_stack, static_argnums=(0, 1, 2, 3, 4), **placed)
+    device = jax.devices()[0] if sharding is None else next(iter(sharding.device_set))
+    # only a program that is no part of another may have options of its own
+    options = _QUICK if device.platform == "cpu" and not traced else {}
+    return untyped_jax.jit(_draw_stack, static_argnums=(0, 1, 2, 3, 4), **placed, **options)
 
 
 def _draw_stack(
@@ -443,10 +473,14 @@ def check_random_key(key: Any, what: str = "the first argument") -> None:
     Raises:
         ParamTreeError: where it is none.
     """
-    typed = is_array(key) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    typed = is_array(key) and _is_typed(key)
     if not (key.ndim == 0 if typed else is_array(key) and key.dtype == np.uint32 and key.ndim == 1):
         found = display.shape_dtype(key) if is_array_like(key) else reprlib.repr(key)  # not a whole tree
         raise ParamTreeError(f"{what} must be one random key, such as jax.random.key(0); found {found}.")
+
+
+def _is_typed(key: jax.Array) -> bool:
+    return jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
 
 
 def _check_known(specs: Mapping[str, ParamSpec]) -> None:

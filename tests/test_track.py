@@ -365,10 +365,10 @@ def test_what_is_no_record_or_step():
         "track: update takes a Record first, and got a dict."
     )
     assert message(pt.MismatchError, lambda: tracker.update(record, PARAMS, 0.5)) == (
-        "track: a step is one integer, and not 0.5."
+        "track: a step is one integer below 2**31, and not 0.5."
     )
     assert message(pt.MismatchError, lambda: tracker.update(record, PARAMS, np.array([1]))) == (
-        "track: a step is one integer, and not array([1])."
+        "track: a step is one integer below 2**31, and not array([1])."
     )
 
 

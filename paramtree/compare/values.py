@@ -45,14 +45,28 @@ def measure(a: Array, b: Array, rtol: float = 0.0, atol: float = 0.0) -> Gap:
     >>> measure(np.array([1.0, 2.0, np.nan]), np.array([1.0, 4.0, np.nan]))
     Gap(changed=1, largest=2.0, relative=0.5, nan_a=0, nan_b=0)
     """
-    if dtype_fault(a.dtype) or dtype_fault(b.dtype):  # texts, objects, times: equal or not
-        return Gap(int(np.count_nonzero(a != b)), None, None)
+    if dtype_fault(a.dtype) or dtype_fault(b.dtype):
+        return Gap(_unlike(a, b), None, None)
     whole = _is_whole(a.dtype) and _is_whole(b.dtype)
     gaps = [_whole_gap(x, y, rtol, atol) if whole else _gap(x, y, rtol, atol) for x, y in _unequal(a, b)]
     if not gaps:
         return Gap()
     changed, largest, relative, nan_a, nan_b = zip(*gaps, strict=True)
     return Gap(sum(changed), max(largest), max(relative), sum(nan_a), sum(nan_b))
+
+
+def _unlike(a: Array, b: Array) -> int:
+    """Count the elements that differ of arrays of texts, times or objects; NaT is equal to NaT.
+
+    >>> _unlike(np.array(["NaT", "2026-01-01"], "M8[D]"), np.array(["NaT", "2026-01-02"], "M8[D]"))
+    1
+    """
+    if a.dtype.kind in "mM":
+        return int(np.count_nonzero((a != b) & ~(np.isnat(a) & np.isnat(b))))
+    if a.dtype.kind != "O":
+        return int(np.count_nonzero(a != b))
+    # an object may be an array itself, of any shape
+    return sum(x is not y and not np.array_equal(x, y) for x, y in zip(a.flat, b.flat, strict=True))
 
 
 def _unequal(a: Array, b: Array) -> Iterator[tuple[Array, Array]]:

@@ -34,6 +34,7 @@ class Line:
         nbytes: the bytes they take.
         mark: "fixed", "frozen" or the like, of a leaf that gets no gradient.
         said: a leaf that is no array, as Python writes it in short.
+        counts: whether it is a parameter; a function, which some libraries keep in trees, is not.
         tied: where the parameter, or block, lives that a tied place shares.
         transposed: whether it is seen transposed from here.
         inside: the names of all that a tied place stands for.
@@ -47,6 +48,7 @@ class Line:
     nbytes: Any = 0
     mark: str = ""
     said: str = ""
+    counts: bool = True
     tied: str = ""
     transposed: bool = False
     inside: tuple[str, ...] = ()
@@ -104,7 +106,7 @@ def _line(name: str, leaf: Any, mark: str) -> Line:
     if is_number(leaf):
         return Line(name, (), type(leaf).__name__, 1, np.asarray(leaf).nbytes, mark, repr(leaf))
     said = getattr(leaf, "__qualname__", "") or re.sub(r" at 0x[0-9a-f]+", "", _SHORT.repr(leaf))
-    return Line(name, dtype=type(leaf).__name__, mark=mark, said=said)
+    return Line(name, dtype=type(leaf).__name__, mark=mark, said=said, counts=not callable(leaf))
 
 
 def _tied_lines(structure: Structure, chosen: set[str] | None) -> list[Line]:
@@ -150,6 +152,8 @@ def blocks_of(lines: Sequence[Line]) -> dict[str, Block]:
 def _counted(line: Line) -> Block:
     if line.tied:
         return Block(tied=1)
+    if not line.counts:
+        return Block()
     nan, infinite = (line.values.nan, line.values.infinite) if line.values else (0, 0)
     return Block(1, line.size, line.nbytes, nan, infinite, 0, int(bool(line.mark)))
 
@@ -176,8 +180,10 @@ def parameters_text(count: int) -> str:
 
 
 def holds_text(block: Block) -> str:
-    """Say what a block holds; one of nothing but ties has no parameters."""
-    return parameters_text(block.parameters) if block.parameters else f"{block.tied:,} tied"
+    """Say what a block holds; one of nothing but ties, or functions, has no parameters."""
+    if block.tied and not block.parameters:
+        return f"{block.tied:,} tied"
+    return parameters_text(block.parameters)
 
 
 def faults_text(nan: int, infinite: int) -> str:

@@ -305,16 +305,14 @@ class Scale(NamedTuple):
         return [tick for tick in (*(-end for end in ends[::-1]), 0.0, *ends) if low <= tick <= high]
 
 
-_SPREAD = 25  # how many times the typical size of the small layers the largest value is, on a linear scale
-
-
-def shared_scale(sizes: Sequence[float], largest: float, linear: float = 3.0) -> Scale:
+def shared_scale(sizes: Sequence[float], largest: float, linear: float = 3.0, spread: float = 25.0) -> Scale:
     """Choose the scale that several parameters are legible on together.
 
     Args:
         sizes: the RMS of each.
         largest: the largest absolute value of all.
         linear: the width of the linear part, in sizes of the small ones.
+        spread: the largest value, in sizes of the small ones, that a linear scale has room for.
 
     >>> shared_scale([0.9, 1.0], 3.0), shared_scale([0.01, 1.0, 1.0], 3.0).width > 0
     (Scale(width=0.0), True)
@@ -325,7 +323,7 @@ def shared_scale(sizes: Sequence[float], largest: float, linear: float = 3.0) ->
     typical = float(np.quantile(positive, 0.1, method="lower"))
     # below six decades nothing could be told from zero
     width = max(linear * typical, largest * 1e-6)
-    return Scale(_round(width)) if largest > _SPREAD * typical else Scale()
+    return Scale(_round(width)) if largest > spread * typical else Scale()
 
 
 def _round(value: float) -> float:

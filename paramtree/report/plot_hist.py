@@ -28,6 +28,7 @@ _BINS = 120
 _COARSE = 60  # bins of low rows, which stand in small numbers of pixels
 _MOST = 200  # rows of one picture
 _WIDTH = 6.2  # inches of the histograms
+_SPREAD = 60.0  # sizes of the small ones that a straight axis has room for: they are 5 % of its width
 _CHUNK = 1 << 20  # values counted at a time
 
 
@@ -46,11 +47,12 @@ def draw_hist(drawn: Drawn, figure: Any) -> Any:
     seen = [_look(item) for item in items]
     lows, highs = [each.low for each in seen], [each.high for each in seen]
     low, high = min(lows, default=0.0), max(highs, default=0.0)
-    scale = shared_scale([each.rms for each in seen], max(abs(low), abs(high)))
+    scale = shared_scale([each.rms for each in seen], max(abs(low), abs(high)), spread=_SPREAD)
     edges = _edges(scale, low, high, _BINS if len(items) < 30 else _COARSE)
     names = [item.name for item in items]
     first = "each to its own peak" if len(items) > 1 else f"number of values: {np.size(items[0].leaf):,}"
     notes = [first, *drawn.notes(), *([cut] if cut else [])]
+    notes += [f"the axis bends: a bell much wider than ±{scale.width:g} shows as two"] if scale.width else []
     rows = lay_rows(names, [each.note for each in seen])
     top = head_height(notes) + 0.3
     left = rows.label + 0.15

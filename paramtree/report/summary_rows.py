@@ -102,12 +102,12 @@ def _read_sharding(sharding: Any, shape: tuple[Any, ...]) -> tuple[str, tuple[in
     mesh = getattr(sharding, "mesh", None)
     if (len(sharding.device_set) if mesh is None else mesh.size) == 1:
         return "", None
-    share = sharding.shard_shape(shape)
-    if share == shape:
-        return "replicated", share
-    if mesh is None:
-        return type(sharding).__name__, share
-    return spec_text(sharding.spec), share
+    text = type(sharding).__name__ if mesh is None else spec_text(sharding.spec)
+    try:
+        share = sharding.shard_shape(shape)
+    except ValueError:  # a spec may ask for what no array can have
+        return f"{text}: does not divide", None
+    return ("replicated" if share == shape else text), share
 
 
 def tied_rows(structure: Structure, leaves: Sequence[Any], select: Any = None) -> list[Row]:

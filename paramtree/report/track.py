@@ -122,8 +122,8 @@ class Tracker:
         """
         if not isinstance(record, Record):
             raise MismatchError(f"track: update takes a Record first, and got a {type(record).__name__}.")
-        if not jnp.issubdtype(jnp.result_type(step), np.integer) or jnp.shape(step):
-            raise MismatchError(f"track: a step is one integer, and not {step!r}.")
+        if not _is_step(step):
+            raise MismatchError(f"track: a step is one integer below 2**31, and not {step!r}.")
         leaves = [jnp.asarray(leaf) for leaf in _recorded(record, params)]
         return _update(record, leaves, jnp.asarray(step).astype(jnp.int32))
 
@@ -208,6 +208,12 @@ def track(
     raise_faults(ParamTreeError, "track: these arguments do not fit:", faults)
     frozen = None if select is None else freeze_select(select)
     return Tracker(frozen, tuple(dict.fromkeys(chosen)), every, length)
+
+
+def _is_step(step: Any) -> bool:
+    if isinstance(step, int):  # of Python, which has them of any size
+        return not isinstance(step, bool) and abs(step) < 2**31
+    return is_array_like(step) and not step.shape and jnp.issubdtype(step.dtype, np.integer)
 
 
 def _fault(leaf: Any) -> str:

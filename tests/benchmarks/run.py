@@ -46,7 +46,7 @@ class Job(NamedTuple):
 
 def _jobs():
     for leaves in (100, 10_000, 100_000, 1_000_000):
-        rounds = 3 if leaves > 100_000 else 9
+        rounds = {100_000: 5, 1_000_000: 3}.get(leaves, 9)
         small = leaves == 100
         for cold in (False, True):
             heat = "cold" if cold else "warm"
@@ -58,7 +58,10 @@ def _jobs():
         quick = partial(change_job, leaves, 2) if small else None
         yield Job(f"change {leaves:,} leaves", partial(change_job, leaves, rounds), quick, "change", leaves)
         if leaves < 1_000_000:
-            run, quick = partial(rebuild_job, leaves), partial(rebuild_job, leaves, 2) if small else None
+            run, quick = (
+                partial(rebuild_job, leaves, rounds),
+                partial(rebuild_job, leaves, 2) if small else None,
+            )
             name = f"split and rename {leaves:,} leaves, cold"
             yield Job(name, run, quick, "split and rename, cold", leaves)
     yield Job("import, in a fresh process", import_job, partial(import_job, 1))
@@ -85,11 +88,10 @@ def _jobs():
     for depth in (6, 24):
         run = partial(depth_job, depth)
         yield Job(f"compile the step of {depth} blocks, cold", run, None, "compile", depth)
-    for width in (16, 64):
-        for layers in (50, 200, 800):
-            quick = partial(packed_job, 4, width, 2) if layers == 50 else None
-            name = f"train {layers} layers of width {width} with AdamW, one step"
-            yield Job(name, partial(packed_job, layers, width), quick, f"train, width {width}", layers)
+    for layers, width in ((50, 16), (200, 16), (400, 16), (200, 64)):
+        quick = partial(packed_job, 4, width, 2) if layers == 50 else None
+        name = f"train {layers} layers of width {width} with AdamW, one step"
+        yield Job(name, partial(packed_job, layers, width), quick, f"train, width {width}", layers)
     one = "train 200 layers of width 16 with AdamW, one step of one example"  # no product of matrices
     yield Job(one, partial(packed_job, 200, 16, batch=1))
     yield Job("save 1 GiB in 1,000 leaves", save_job)

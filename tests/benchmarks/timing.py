@@ -27,11 +27,10 @@ def interleaved(ways, rounds, inner=1):
     return {name: median(each) for name, each in times.items()}
 
 
-def compile_times(ways):
-    """Time each way to compile, once, when nothing has been traced; give the seconds."""
-    times = {}
-    for name, call in ways.items():
-        jax.clear_caches()
-        gc.collect()
-        times |= interleaved({name: call}, 1)
-    return times
+def compile_time(jitted, *arguments):
+    """Trace, lower and compile a function when nothing has been traced; give the seconds, and what comes."""
+    jax.clear_caches()
+    gc.collect()
+    start = time.perf_counter()
+    compiled = jitted.lower(*arguments).compile()
+    return time.perf_counter() - start, compiled

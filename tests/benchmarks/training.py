@@ -1,18 +1,18 @@
 """Jobs of training: the same networks in each library, with the same optimiser and dtype."""
 
 import sys
-from functools import partial
+from functools import lru_cache, partial
 from importlib import import_module
 
 import jax
-from timing import compile_times, interleaved
+from timing import compile_time, interleaved
 
 _PEERS = ("optax", "flax", "equinox")
 
 
 def step_job(network, repeat=False):
     """Train one step, compiled and warm: forward, backward, the optimiser, and the running statistics."""
-    ways = {name: make() for name, make in _ways(network, repeat).items()}
+    ways = {name: training for name, (_, training) in _compiled_once(network, repeat).items()}
     if here := library("paramtree"):
         ways["paramtree, pt.train_step"] = getattr(here, network)(make=here.by_train_step)
         unchecked = partial(here.by_train_step, check_finite=False)
@@ -21,11 +21,17 @@ def step_job(network, repeat=False):
     calls = {name: _stepping(training) for name, training in ways.items()}
     for _, call in list(calls.items()) * 2:
         call()  # compiles
-    return interleaved(calls, 11)
+    return interleaved(calls, 9)
 
 
 def compile_job(network, repeat=False):
     """Trace, lower and compile that step, with nothing in any cache."""
+    return {name: seconds for name, (seconds, _) in _compiled_once(network, repeat).items()}
+
+
+@lru_cache(maxsize=1)
+def _compiled_once(network, repeat):
+    """Give the seconds that each way takes to compile, and what trains by what was compiled."""
     return _compiled(_ways(network, repeat))
 
 
@@ -36,7 +42,7 @@ def depth_job(depth):
         "a Python loop": partial(here.transformer, depth),
         "nn.Repeat": partial(here.transformer, depth, repeat=True),
     }
-    return _compiled(ways if here else {})
+    return {name: seconds for name, (seconds, _) in _compiled(ways if here else {}).items()}
 
 
 def _ways(network, repeat):
@@ -69,9 +75,8 @@ def _stepping(training):
 
 
 def _compiled(ways):
-    made = {name: make() for name, make in ways.items()}
-    calls = {
-        name: lambda training=training: training.step.lower(training.batch, training.state).compile()
-        for name, training in made.items()
-    }
-    return compile_times(calls)
+    made, found = {name: make() for name, make in ways.items()}, {}
+    for name, training in made.items():
+        seconds, step = compile_time(training.step, training.batch, training.state)
+        found[name] = seconds, training._replace(step=step)
+    return found
