@@ -3,7 +3,6 @@
 import os
 import re
 import sys
-from doctest import DocTestParser, Example
 from importlib.resources import files
 from importlib.util import find_spec
 from typing import Any, TextIO
@@ -20,6 +19,8 @@ def run(out: TextIO | None = None) -> dict[str, Any]:
     Raises:
         ParamTreeError: where a package of the `tour` extra is missing.
     """
+    from doctest import DocTestParser, Example  # loads a debugger
+
     missing = [package for package in _NEEDS if find_spec(package) is None]
     if missing:
         raise ParamTreeError(

@@ -50,7 +50,11 @@ OPTIONAL = {
     "optax",
     "matplotlib",
 }  # imported in functions
-SLOW = {"unicodedata", "jax.extend"}  # no packages of others, but what few need, and all would wait for
+SLOW = {
+    "unicodedata",
+    "jax.extend",
+    "doctest",
+}  # what few need, and all would wait for
 
 FILES = sorted(SOURCE.rglob("*.py"))
 

@@ -175,6 +175,25 @@ def test_texts_in_arrays():
     assert texts(diff({"a": np.array(["x"])}, {"a": np.array([1.0])})) == {"a": "dtype str32 -> float64"}
 
 
+def test_times_that_are_none_are_the_same():
+    one = np.array(["NaT", "NaT", "2026-01-01"], "M8[D]")
+    other = np.array(["NaT", "2026-01-01", "2026-01-02"], "M8[D]")
+    assert not diff({"a": one}, {"a": one.copy()})
+    assert only(diff({"a": one}, {"a": other})).gap == Gap(2, None, None)
+
+
+def test_objects_in_arrays_may_be_arrays():
+    def objects(*held):
+        array = np.empty(len(held), object)
+        array[:] = held
+        return array
+
+    one = objects(np.ones(2), "x", None, np.ones(2))
+    other = objects(np.ones(2), "y", None, np.ones(3))
+    assert only(diff({"a": one}, {"a": other})).gap == Gap(2, None, None)
+    assert not diff({"a": one}, {"a": objects(np.ones(2), "x", None, np.ones(2))})
+
+
 # --- ties and marks -----------------------------------------------------------------------------------------
 
 

@@ -341,6 +341,13 @@ def test_any_leaf_is_shown_for_what_it_is(leaf, said):
     assert "0x" not in view.to_html().split("<header>")[1].split("<script>")[0]
 
 
+def test_a_function_is_shown_and_counts_as_no_parameter():
+    view = show({"act": {"function": jax.nn.relu}, "b": jnp.ones(2)})
+    assert view.headline() == "1 parameter, 2 elements, 8 B"
+    assert view.blocks["act"].parameters == 0
+    assert view.to_text(80).splitlines()[2] == "act         0 parameters"
+
+
 def test_what_is_traced_or_was_given_away_has_no_values():
     @jax.jit
     def look(params):

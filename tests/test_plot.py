@@ -168,6 +168,20 @@ def test_small_layers_beside_large_ones_stay_legible():
     ]
 
 
+def test_an_axis_bends_only_where_small_layers_would_be_lost():
+    def texts(scale):
+        params = {"a": WEIGHT * 0.01, "b": WEIGHT * 0.01 * scale}
+        figure = drawn(plot(params))
+        return figure.axes[0].get_xlabel(), [text.get_text() for text in figure.texts]
+
+    assert texts(10) == ("value", ["Histograms of 2 parameters", "each to its own peak"])
+    note = "the axis bends: a bell much wider than ±0.02 shows as two"
+    assert texts(100) == (
+        "value, logarithmic beyond ±0.02",
+        ["Histograms of 2 parameters", "each to its own peak", note],
+    )
+
+
 def test_values_of_bits_and_numbers():
     figure = plot({"bool": np.array([True, False, False, False])})
     heights, _, base = figure.axes[0].patches[0].get_data()

@@ -196,6 +196,8 @@ def test_how_parameters_are_spread_and_what_a_device_holds():
     mesh = jax.sharding.AbstractMesh((2, 4), ("x", "y"))
     far = jax.ShapeDtypeStruct((8, 4), "float32", sharding=NamedSharding(mesh, P("x")))
     assert summary({"a": far}).rows[0][9:11] == ("x", 64)
+    odd = jax.ShapeDtypeStruct((3, 4), "float32", sharding=NamedSharding(mesh, P("x")))
+    assert summary({"a": odd}).rows[0][9:11] == ("x: does not divide", 48)
     assert summary(tree, depth=1).rows == found.rows
     assert "per device" in found.to_text(100)
     assert "sharding" not in summary({"e": tree["e"]}).to_text(100)

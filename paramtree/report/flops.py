@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-from jax.extend import core
 
 from paramtree.names import untyped_jax
 
@@ -34,6 +33,8 @@ def _flops(jaxpr: Any) -> float | None:
 
 
 def _counted_once(jaxpr: Any) -> float | None:
+    from jax.extend import core  # loads more than all of this package does
+
     lowered = untyped_jax.jit(core.jaxpr_as_fun(jaxpr)).lower(*jaxpr.in_avals)
     found = lowered.cost_analysis() or {}
     return found.get("flops")
@@ -51,4 +52,6 @@ def _scans(jaxpr: Any) -> Iterator[Any]:
 
 
 def _is_program(value: object) -> bool:
+    from jax.extend import core
+
     return isinstance(value, core.Jaxpr | core.ClosedJaxpr)

@@ -28,7 +28,7 @@ _BINS = 120
 _COARSE = 60  # bins of low rows, which stand in small numbers of pixels
 _MOST = 200  # rows of one picture
 _WIDTH = 6.2  # inches of the histograms
-_SPREAD = 60.0  # sizes of the small ones that a straight axis has room for: they are 5 % of its width
+_SPREAD = 100.0  # sizes of the small ones that a straight axis has room for: they take 3 % of its width
 _CHUNK = 1 << 20  # values counted at a time
 
 

@@ -140,19 +140,19 @@ def _columns(rows: Sequence[ParamStats]) -> list[Column]:
     zeros = [share_text(row.values.zero, row.size) for row in rows]
     return [
         text_column("name", [row.name for row in rows]),
-        text_column("what", what, 1),
+        text_column("what", what, 2),
         numbers("mean", [each.mean for each in held]),
         numbers("std", [each.std for each in held]),
-        numbers("min", [each.least for each in held], 3),
-        numbers("max", [each.most for each in held], 3),
-        numbers("RMS", [each.rms for each in held], 4),
-        numbers("largest", [each.largest for each in held], 5),
-        Column("zero", zeros, _keys([row.zeros for row in rows])),
+        numbers("min", [each.least for each in held], 4),
+        numbers("max", [each.most for each in held], 4),
+        numbers("RMS", [each.rms for each in held], 5),
+        numbers("largest", [each.largest for each in held], 6),
+        Column("zero", zeros, _keys([row.zeros for row in rows]), 1),
         counts("NaN", [each.nan for each in held]),
         counts("Inf", [each.infinite for each in held]),
         counts("subnormal", [each.subnormal for each in held]),
         numbers("update/own", [row.ratio for row in rows]),
-        Column("histogram", bars, [each.std or 0.0 for each in held], 2),
+        Column("histogram", bars, [each.std or 0.0 for each in held], 3),
     ]
 
 
