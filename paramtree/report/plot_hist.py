@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _BINS = 120
-_COARSE = 60  # bins of low rows, which stand in small numbers of pixels
 _MOST = 200  # rows of one picture
 _WIDTH = 6.2  # inches of the histograms
 _SPREAD = 100.0  # sizes of the small ones that a straight axis has room for: they take 3 % of its width
@@ -48,7 +47,7 @@ def draw_hist(drawn: Drawn, figure: Any) -> Any:
     lows, highs = [each.low for each in seen], [each.high for each in seen]
     low, high = min(lows, default=0.0), max(highs, default=0.0)
     scale = shared_scale([each.rms for each in seen], max(abs(low), abs(high)), spread=_SPREAD)
-    edges = _edges(scale, low, high, _BINS if len(items) < 30 else _COARSE)
+    edges = _edges(scale, low, high)
     names = [item.name for item in items]
     first = "each to its own peak" if len(items) > 1 else f"number of values: {np.size(items[0].leaf):,}"
     notes = [first, *drawn.notes(), *([cut] if cut else [])]
@@ -86,11 +85,11 @@ def _look(item: Item) -> _Seen:
     return _Seen(low, high, rms(kept), ", ".join(said))
 
 
-def _edges(scale: Scale, low: float, high: float, bins: int) -> Array:
+def _edges(scale: Scale, low: float, high: float) -> Array:
     """Give the places of the bins' edges: of equal width on the axis, with a margin at both ends."""
     first, last = float(scale.forward(low)), float(scale.forward(high))
     margin = (last - first) * 0.03 or abs(first) * 0.5 or 1.0
-    return np.linspace(first - margin, last + margin, bins + 1)
+    return np.linspace(first - margin, last + margin, _BINS + 1)
 
 
 def _counts(values: Array, scale: Scale, edges: Array) -> Array:
