@@ -80,7 +80,8 @@ def _numbered(shape: tuple[int, ...]) -> Any:
 def fold_words(key: Any, data: Any) -> tuple[Any, Any]:
     """Fold the two words of a key with one row of words after the other, as `jax.random.fold_in` does.
 
-    On arrays of NumPy nothing is compiled: to fold keys in JAX takes longer to compile than many a net.
+    For arrays of NumPy: to fold keys in JAX takes longer to compile than many a net. XLA would fuse it into
+    all that is drawn from the keys, and fold anew for each element.
 
     Args:
         key: uint32 (2,).

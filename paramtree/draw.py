@@ -168,10 +168,6 @@ def _keys_by_name(key: jax.Array, names: tuple[str, ...]) -> Any:
 
 @untyped_jax.jit
 def _fold_all(key: jax.Array, hashes: Any) -> jax.Array:
-    if is_threefry(key):
-        words = untyped_jax.numpy.stack(fold_words(jax.random.key_data(key), hashes.T), -1)
-        return jax.random.wrap_key_data(words, impl=jax.random.key_impl(key)) if _is_typed(key) else words
-
     def fold(pair: Any) -> jax.Array:
         return jax.random.fold_in(jax.random.fold_in(key, pair[0]), pair[1])
 
@@ -473,14 +469,10 @@ def check_random_key(key: Any, what: str = "the first argument") -> None:
     Raises:
         ParamTreeError: where it is none.
     """
-    typed = is_array(key) and _is_typed(key)
+    typed = is_array(key) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
     if not (key.ndim == 0 if typed else is_array(key) and key.dtype == np.uint32 and key.ndim == 1):
         found = display.shape_dtype(key) if is_array_like(key) else reprlib.repr(key)  # not a whole tree
         raise ParamTreeError(f"{what} must be one random key, such as jax.random.key(0); found {found}.")
-
-
-def _is_typed(key: jax.Array) -> bool:
-    return jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
 
 
 def _check_known(specs: Mapping[str, ParamSpec]) -> None:

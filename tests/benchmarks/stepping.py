@@ -33,7 +33,7 @@ def packed_job(layers, width, rounds=20, batch=8):
         ways["by hand, optax.apply_if_finite"] = _by_hand(loss_fn, guarded, params, x)
     for call in list(ways.values()) * 3:
         call()  # compiles
-    return interleaved(ways, rounds, 5 if layers <= 200 else 2)
+    return interleaved(ways, rounds, 5)
 
 
 def _stepping(loss_fn, optimizer, params, batch, **options):
