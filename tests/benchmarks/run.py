@@ -70,7 +70,7 @@ def _jobs():
     for leaves in (10, 100, 1000, 10_000):
         for step, what in ((False, "apply"), (True, "step")):
             quick = partial(many_leaves_job, leaves, 2, step) if leaves == 10 else None
-            run = partial(many_leaves_job, leaves, 15 if leaves < 10_000 else 4, step)
+            run = partial(many_leaves_job, leaves, 15, step)
             yield Job(f"call a jitted {what} of {leaves:,} leaves", run, quick, f"call, {what}", leaves)
     for network, depth in (("MLP", 100), ("MLP", 400), ("MLP", 2000), ("Transformer", 48), ("ResNet", 50)):
         family = "initialise" if network == "MLP" else ""
