@@ -8,7 +8,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from sameness import same_leaf, same_tree
 
 from paramtree import init, nn
-from paramtree.bits import fused, is_threefry
+from paramtree.bits import fold_words, fused, is_threefry
 from paramtree.draw import _program
 
 SHAPES = [(), (1,), (7,), (0, 3), (3, 0), (2, 3, 5), (129, 4), (1, 1, 300)]
@@ -49,6 +49,17 @@ def test_what_is_made_of_them_is_what_jax_makes(law, shape):
     key = jax.random.key(3)
     assert same_leaf(law(fused(key), shape), law(key, shape))
     assert same_leaf(jax.jit(law, static_argnums=1)(fused(key), shape), law(key, shape))
+
+
+@pytest.mark.filterwarnings("error")  # of NumPy, should a number overflow where it is no array
+def test_keys_folded_on_the_host_are_those_of_jax():
+    words = np.array([0, 1, 2**31, 2**32 - 1], np.uint32)
+    for pair in ((0, 0), (1, 2**32 - 1), (2**31, 77)):
+        key = jax.random.wrap_key_data(np.array(pair, np.uint32))
+        folded = np.stack(fold_words(np.array(pair, np.uint32), np.stack([words, words[::-1]])), -1)
+        for mine, first, second in zip(folded, words, words[::-1], strict=True):
+            theirs = jax.random.fold_in(jax.random.fold_in(key, first), second)
+            assert np.array_equal(mine, jax.random.key_data(theirs))
 
 
 def test_keys_derived_from_them_are_those_of_jax():

@@ -86,6 +86,30 @@ def test_bits_are_the_same_eager_jitted_and_vmapped(initialiser):
     assert bits(jax.tree.map(lambda leaf: leaf[0], batched)) == bits(eager)
 
 
+@pytest.mark.parametrize(
+    "dtype", ["float32", "bfloat16", "float8_e4m3fn", "int8", "int4", "bool", "complex64"]
+)
+@pytest.mark.parametrize("initialiser", [init.Zeros(), init.Ones()], ids=repr)
+@pytest.mark.parametrize("shape", [(8, 4), (), (0, 3)], ids=str)
+def test_zeros_and_ones_are_what_a_program_would_make(initialiser, dtype, shape):
+    specs = {"a": spec(initialiser, shape, dtype)}
+    value, traced = draw(KEY, specs)["a"], jax.jit(lambda key: draw(key, specs))(KEY)["a"]
+    assert (value.dtype, value.shape, value.weak_type) == (traced.dtype, traced.shape, False)
+    assert bits({"a": value}) == bits({"a": traced})
+    mesh = Mesh(np.array(jax.devices()).reshape(4, 2), ("x", "y"))
+    sharding = NamedSharding(mesh, PartitionSpec("x") if shape else PartitionSpec())
+    placed = draw(KEY, specs, {"a": sharding})["a"]
+    assert placed.sharding == sharding
+    assert bits({"a": placed}) == bits({"a": traced})
+
+
+def test_zeros_and_ones_have_buffers_of_their_own():
+    first, second = (draw(KEY, {"a": spec(init.Ones(), (64, 64))})["a"] for _ in range(2))
+    changed = jax.jit(lambda array: array + 1, donate_argnums=0)(first)
+    assert first.is_deleted()
+    assert float(second.sum()) == float(changed.sum()) / 2 == 4096
+
+
 def test_bits_are_the_same_sharded():
     net = nn.Sequential(
         nn.Dense(16, weight_init=JAX.normal(1.0)), nn.Dense(8, weight_init=init.Normal()), nn.Dense(8)
