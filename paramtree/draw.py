@@ -4,6 +4,7 @@ So adding, removing or reordering other parameters changes no value, and neither
 one initialiser, shape and dtype are drawn together, in one compiled program.
 """
 
+import os
 import reprlib
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -49,8 +50,7 @@ _JAX_INITIALISERS = {jax.nn.initializers.zeros.__module__, jax.nn.initializers.n
 _KNOWN = {*_JAX_INITIALISERS, Initializer.__module__}
 _FEW = 8  # parameters drawn together, for which it takes longer to compile the loop of JAX's own bits
 _FILLS = {Zeros(): 0, Ones(): 1}  # what needs no program
-# small loops, as over a kernel of 3 x 3, are not unrolled, which would take three times as long to compile
-_QUICK = {"compiler_options": {"xla_backend_optimization_level": 2}}
+_LEVEL = "xla_backend_optimization_level"
 _UNSET: Any = object()
 _NOT_AS_ASKED = "these initialisers did not give what was asked:"
 
@@ -251,9 +251,10 @@ def _draw_each(
     start = 0
     for name, each in names.items():
         spec, own, start = specs[name], keys[start : start + len(each)], start + len(each)
-        fill = None if traced else _FILLS.get(groups[name][0])
+        fill = None if traced else _fill_of(spec, groups[name][0], placed[name])
         if fill is None:
-            program, lead = _program(placed[name], traced), spec.shape[: len(spec.repeats)]
+            quick = not traced and _is_known(groups[name][0])
+            program, lead = _program(placed[name], quick), spec.shape[: len(spec.repeats)]
             given = *groups[name], lead, jax.random.key_impl(key), own
             drawn[name] = _named_errors([name], partial(program, *given))
         else:
@@ -288,18 +289,31 @@ def put(array: Any, sharding: Any) -> jax.Array:
     return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
 
+def _fill_of(spec: ParamSpec, initialiser: Any, sharding: Any) -> int | None:
+    """Give the number that fills an array for which no program is needed."""
+    # without a sharding a program puts what it makes on the mesh that is set
+    anywhere = sharding is None and not untyped_jax.sharding.get_abstract_mesh().empty
+    extended = jnp.issubdtype(spec.dtype, jax.dtypes.extended)
+    return None if anywhere or extended else _FILLS.get(initialiser)
+
+
 def _full(spec: ParamSpec, fill: int, sharding: Any) -> jax.Array:
     values = np.broadcast_to(np.array(fill, spec.dtype), spec.shape)  # which takes no memory itself
     return jax.device_put(values, may_alias=False) if sharding is None else put(values, sharding)
 
 
 @lru_cache(maxsize=256)
-def _program(sharding: Any, traced: bool) -> Callable[..., jax.Array]:
-    placed = {} if sharding is None else {"out_shardings": sharding}
+def _program(sharding: Any, quick: bool) -> Callable[..., jax.Array]:
+    """Make the program that draws where a sharding says.
+
+    One that compiles quickly does not unroll small loops, as over a kernel of 3 x 3, which takes three times
+    as long. It may be no part of another program, and make no sums: these would be added up in another order.
+    """
+    options: dict[str, Any] = {} if sharding is None else {"out_shardings": sharding}
     device = jax.devices()[0] if sharding is None else next(iter(sharding.device_set))
-    # only a program that is no part of another may have options of its own
-    options = _QUICK if device.platform == "cpu" and not traced else {}
-    return untyped_jax.jit(_draw_stack, static_argnums=(0, 1, 2, 3, 4), **placed, **options)
+    if quick and device.platform == "cpu" and _LEVEL not in os.environ.get("XLA_FLAGS", ""):
+        options["compiler_options"] = {_LEVEL: 2}
+    return untyped_jax.jit(_draw_stack, static_argnums=(0, 1, 2, 3, 4), **options)
 
 
 def _draw_stack(
@@ -361,8 +375,12 @@ def _draws_in_groups(initialiser: Any) -> bool:
 
 def _fused_for(initialiser: Any, keys: jax.Array) -> jax.Array:
     """Fuse the bits of keys for what is ours or JAX's: a user's initialiser may round otherwise with them."""
-    known = isinstance(initialiser, _Law) or getattr(initialiser, "__module__", "") in _KNOWN
-    return fused(keys) if known else keys
+    return fused(keys) if _is_known(initialiser) else keys
+
+
+def _is_known(initialiser: Any) -> bool:
+    """Tell whether an initialiser is ours or JAX's."""
+    return isinstance(initialiser, _Law) or getattr(initialiser, "__module__", "") in _KNOWN
 
 
 class _Law:

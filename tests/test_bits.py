@@ -121,7 +121,7 @@ def test_drawing_takes_no_memory_but_the_result():
 def test_a_parameter_is_drawn_in_no_memory_but_its_own(initialiser):
     keys = jax.random.key_data(jax.random.split(jax.random.key(0), 1))
     asked = initialiser, (512, 512), jnp.dtype("float32"), (), "threefry2x32"
-    program = _program(None, traced=False).lower(*asked, keys).compile()
+    program = _program(None, quick=True).lower(*asked, keys).compile()
     assert program.memory_analysis().temp_size_in_bytes < 4096
 
 

@@ -192,6 +192,10 @@ def test_objects_in_arrays_may_be_arrays():
     other = objects(np.ones(2), "y", None, np.ones(3))
     assert only(diff({"a": one}, {"a": other})).gap == Gap(2, None, None)
     assert not diff({"a": one}, {"a": objects(np.ones(2), "x", None, np.ones(2))})
+    nested = {"k": (np.ones(2), [1, [2]])}
+    assert not diff({"a": objects(nested)}, {"a": objects({"k": (np.ones(2), [1, [2]])})})
+    assert diff({"a": objects(nested)}, {"a": objects({"k": (np.ones(2), [1, [3]])})})
+    assert diff({"a": objects([1, 2])}, {"a": objects(np.array([1, 2]))})
 
 
 # --- ties and marks -----------------------------------------------------------------------------------------

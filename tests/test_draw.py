@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 import paramtree as pt
 from paramtree import init, nn
@@ -101,6 +101,30 @@ def test_zeros_and_ones_are_what_a_program_would_make(initialiser, dtype, shape)
     placed = draw(KEY, specs, {"a": sharding})["a"]
     assert placed.sharding == sharding
     assert bits({"a": placed}) == bits({"a": traced})
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=str)
+def test_all_lie_on_the_mesh_that_is_set(kind):
+    specs = {"a": spec(init.Zeros(), (8, 4)), "b": spec(init.Normal(), (8, 4))}
+    mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(kind,) * 2)
+    with jax.set_mesh(mesh):
+        values = draw(KEY, specs)
+    assert {value.sharding.mesh for value in values.values()} == {mesh}
+
+
+def test_a_users_sums_are_the_same_eager_and_jitted():
+    class Scaled(init.Initializer):
+        def __call__(self, key, shape, dtype=jnp.float32):
+            drawn = jax.random.normal(key, shape, dtype)
+            return drawn / jnp.sqrt((drawn * drawn).sum())
+
+    specs = {"a": spec(Scaled(), (64, 48))}
+    assert bits(draw(KEY, specs)) == bits(jax.jit(lambda key: draw(key, specs))(KEY))
+
+
+def test_a_key_of_zeros():
+    specs = {"a": pt.ParamSpec((2,), KEY.dtype, init.Zeros())}
+    assert draw(KEY, specs)["a"].dtype == KEY.dtype
 
 
 def test_zeros_and_ones_have_buffers_of_their_own():

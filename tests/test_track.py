@@ -370,6 +370,7 @@ def test_what_is_no_record_or_step():
     assert message(pt.MismatchError, lambda: tracker.update(record, PARAMS, np.array([1]))) == (
         "track: a step is one integer below 2**31, and not array([1])."
     )
+    assert "below 2**31" in message(pt.MismatchError, lambda: tracker.update(record, PARAMS, np.int64(2**40)))
     assert message(pt.MismatchError, lambda: tracker.update(record, PARAMS, 2**31)) == (
         "track: a step is one integer below 2**31, and not 2147483648."
     )

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from paramtree.checkpoint.layout import dtype_fault
+from paramtree.tree import is_array
 
 Array = np.ndarray[Any, Any]
 
@@ -65,8 +66,24 @@ def _unlike(a: Array, b: Array) -> int:
         return int(np.count_nonzero((a != b) & ~(np.isnat(a) & np.isnat(b))))
     if a.dtype.kind != "O":
         return int(np.count_nonzero(a != b))
-    # an object may be an array itself, of any shape
-    return sum(x is not y and not np.array_equal(x, y) for x, y in zip(a.flat, b.flat, strict=True))
+    return sum(not _same(x, y) for x, y in zip(a.flat, b.flat, strict=True))
+
+
+def _same(x: Any, y: Any) -> bool:
+    """Tell whether two objects are the same; there may be arrays among them, or in them.
+
+    >>> _same((np.ones(2), "a"), (np.ones(2), "a")), _same([1, 2], np.array([1, 2]))
+    (True, False)
+    """
+    if x is y:
+        return True
+    if is_array(x) or is_array(y):
+        return is_array(x) and is_array(y) and np.array_equal(x, y)
+    if isinstance(x, list | tuple) and type(x) is type(y):
+        return len(x) == len(y) and all(map(_same, x, y))
+    if isinstance(x, dict) and type(x) is type(y):
+        return x.keys() == y.keys() and all(_same(x[key], y[key]) for key in x)
+    return bool(x == y)
 
 
 def _unequal(a: Array, b: Array) -> Iterator[tuple[Array, Array]]:

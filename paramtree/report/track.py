@@ -211,8 +211,8 @@ def track(
 
 
 def _is_step(step: Any) -> bool:
-    if isinstance(step, int):  # of Python, which has them of any size
-        return not isinstance(step, bool) and abs(step) < 2**31
+    if isinstance(step, int | np.integer):  # which may be of 64 bits or more
+        return not isinstance(step, bool) and abs(int(step)) < 2**31
     return is_array_like(step) and not step.shape and jnp.issubdtype(step.dtype, np.integer)
 
 
