@@ -49,7 +49,7 @@ NEEDS_VALUES = (
 _JAX_INITIALISERS = {jax.nn.initializers.zeros.__module__, jax.nn.initializers.normal().__module__}
 _KNOWN = {*_JAX_INITIALISERS, Initializer.__module__}
 _FEW = 8  # parameters drawn together, for which it takes longer to compile the loop of JAX's own bits
-_FILLS = {Zeros(): 0, Ones(): 1}  # what needs no program
+_FILLS: dict[Any, int] = {Zeros(): 0, Ones(): 1}  # what needs no program
 _LEVEL = "xla_backend_optimization_level"
 _UNSET: Any = object()
 _NOT_AS_ASKED = "these initialisers did not give what was asked:"
@@ -247,18 +247,20 @@ def _draw_each(
     }
     keys = _keys_by_name(key, tuple(chain.from_iterable(names.values())))
     traced = isinstance(keys, Tracer)
+    # without shardings a program puts what it makes on the mesh that is set
+    follows = not shardings and not untyped_jax.sharding.get_abstract_mesh().empty
+    fills = {} if traced or follows else _FILLS
     drawn: dict[str, jax.Array] = {}
     start = 0
     for name, each in names.items():
-        spec, own, start = specs[name], keys[start : start + len(each)], start + len(each)
-        fill = None if traced else _fill_of(spec, groups[name][0], placed[name])
-        if fill is None:
-            quick = not traced and _is_known(groups[name][0])
-            program, lead = _program(placed[name], quick), spec.shape[: len(spec.repeats)]
-            given = *groups[name], lead, jax.random.key_impl(key), own
-            drawn[name] = _named_errors([name], partial(program, *given))
+        spec, initialiser = specs[name], groups[name][0]
+        own, start = keys[start : start + len(each)], start + len(each)
+        if initialiser in fills and not jnp.issubdtype(spec.dtype, jax.dtypes.extended):
+            drawn[name] = _full(spec, fills[initialiser], placed[name])
         else:
-            drawn[name] = _full(spec, fill, placed[name])
+            program = _program(placed[name], quick=not traced and _is_known(initialiser))
+            given = *groups[name], spec.shape[: len(spec.repeats)], jax.random.key_impl(key), own
+            drawn[name] = _named_errors([name], partial(program, *given))
         if shardings:  # the memory that drawing takes is that of one, and not of all in flight
             jax.block_until_ready(drawn[name])
     # a user's function, a value from a file, a foreign pair: each is made whole, and spread before the next
@@ -287,14 +289,6 @@ def put(array: Any, sharding: Any) -> jax.Array:
         return jax.random.wrap_key_data(data, impl=jax.random.key_impl(array))
     host = np.asarray(array)
     return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
-
-
-def _fill_of(spec: ParamSpec, initialiser: Any, sharding: Any) -> int | None:
-    """Give the number that fills an array for which no program is needed."""
-    # without a sharding a program puts what it makes on the mesh that is set
-    anywhere = sharding is None and not untyped_jax.sharding.get_abstract_mesh().empty
-    extended = jnp.issubdtype(spec.dtype, jax.dtypes.extended)
-    return None if anywhere or extended else _FILLS.get(initialiser)
 
 
 def _full(spec: ParamSpec, fill: int, sharding: Any) -> jax.Array:

@@ -414,6 +414,12 @@ def test_the_table():
     )
 
 
+def test_shares_of_zeros_give_way_where_there_is_little_room():
+    heads = [stats(TREE).to_text(width).splitlines()[1].split() for width in (70, 40)]
+    assert ["zero" in head for head in heads] == [True, False]
+    assert all("NaN" in head and "Inf" in head for head in heads)
+
+
 def test_what_has_no_room_is_left_out():
     narrow = stats(TREE).to_text(70)
     assert narrow.splitlines()[1].split() == [

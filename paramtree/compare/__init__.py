@@ -16,7 +16,7 @@ from paramtree import display
 from paramtree.checkpoint.layout import dtype_fault
 from paramtree.compare.renames import pair_names
 from paramtree.compare.sides import Place, Side, open_side
-from paramtree.compare.values import Gap, measure
+from paramtree.compare.values import Gap, measure, same
 from paramtree.errors import NoMatchError, ParamTreeError, listing
 from paramtree.names import natural_name_key
 from paramtree.select import (
@@ -300,7 +300,7 @@ class _Comparison:
     def _differ(self, one: Place, two: Place, name: str, other: str) -> bool:
         """Tell whether two leaves differ that are not both arrays."""
         if one.shape is None and two.shape is None:
-            return bool(self.a.leaf(name) != self.b.leaf(other))
+            return not same(self.a.leaf(name), self.b.leaf(other))
         return one.shape is None or two.shape is None
 
     def _gap(self, name: str, other: str) -> Gap | None:

@@ -66,13 +66,13 @@ def _unlike(a: Array, b: Array) -> int:
         return int(np.count_nonzero((a != b) & ~(np.isnat(a) & np.isnat(b))))
     if a.dtype.kind != "O":
         return int(np.count_nonzero(a != b))
-    return sum(not _same(x, y) for x, y in zip(a.flat, b.flat, strict=True))
+    return sum(not same(x, y) for x, y in zip(a.flat, b.flat, strict=True))
 
 
-def _same(x: Any, y: Any) -> bool:
+def same(x: Any, y: Any) -> bool:
     """Tell whether two objects are the same; there may be arrays among them, or in them.
 
-    >>> _same((np.ones(2), "a"), (np.ones(2), "a")), _same([1, 2], np.array([1, 2]))
+    >>> same((np.ones(2), "a"), (np.ones(2), "a")), same([1, 2], np.array([1, 2]))
     (True, False)
     """
     if x is y:
@@ -80,9 +80,9 @@ def _same(x: Any, y: Any) -> bool:
     if is_array(x) or is_array(y):
         return is_array(x) and is_array(y) and np.array_equal(x, y)
     if isinstance(x, list | tuple) and type(x) is type(y):
-        return len(x) == len(y) and all(map(_same, x, y))
+        return len(x) == len(y) and all(map(same, x, y))
     if isinstance(x, dict) and type(x) is type(y):
-        return x.keys() == y.keys() and all(_same(x[key], y[key]) for key in x)
+        return x.keys() == y.keys() and all(same(x[key], y[key]) for key in x)
     return bool(x == y)
 
 

@@ -26,12 +26,12 @@ def step_job(network, repeat=False):
 
 def compile_job(network, repeat=False):
     """Trace, lower and compile that step, with nothing in any cache."""
-    return {name: seconds for name, (seconds, _) in _compiled_once(network, repeat).items()}
+    return _seconds(_compiled_once(network, repeat))
 
 
 @lru_cache(maxsize=1)
 def _compiled_once(network, repeat):
-    """Give the seconds that each way takes to compile, and what trains by what was compiled."""
+    """Compile once for both jobs of a network."""
     return _compiled(_ways(network, repeat))
 
 
@@ -42,7 +42,7 @@ def depth_job(depth):
         "a Python loop": partial(here.transformer, depth),
         "nn.Repeat": partial(here.transformer, depth, repeat=True),
     }
-    return {name: seconds for name, (seconds, _) in _compiled(ways if here else {}).items()}
+    return _seconds(_compiled(ways if here else {}))
 
 
 def _ways(network, repeat):
@@ -74,7 +74,12 @@ def _stepping(training):
     return call
 
 
+def _seconds(compiled):
+    return {name: seconds for name, (seconds, _) in compiled.items()}
+
+
 def _compiled(ways):
+    """Give the seconds that each way takes to compile, and what trains by what was compiled."""
     made, found = {name: make() for name, make in ways.items()}, {}
     for name, training in made.items():
         seconds, step = compile_time(training.step, training.batch, training.state)
